@@ -1,0 +1,6 @@
+//! FetchBox's messages and pure decisions.
+//!
+//! Nothing here does I/O, reads a clock or draws a random number: callers pass time and randomness in.
+
+pub mod batch;
+pub mod message;
