@@ -3,5 +3,6 @@
 //! Nothing here does I/O, reads a clock or draws a random number: callers pass time and randomness in.
 
 pub mod batch;
+pub mod failure;
 pub mod message;
 pub mod stream;
