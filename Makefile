@@ -1,0 +1,126 @@
+# FetchBox: every way to build, check, test and run it. Needs Python ≥ 3.11 with venv, cargo, make and a C compiler; fetches the rest by itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV := .venv
+TEST := .venv-test
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+# The versions this tree was tested with; a newer one comes in by `make constraints`, not by chance.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PYTEST_ARGS ?=
+
+RUST := Cargo.toml Cargo.lock $(shell find rust proto -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.proto' \))
+PY := $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name 'py.typed' -o -path '*/static/*' \))
+CODE := python tests $(wildcard benches examples)
+# The crate that knows Python links only inside an interpreter: its tests are tests/boundary.
+CARGO_TEST := --workspace --exclude fetchbox-py --locked
+FAILPOINTS := $(shell grep -qs '^failpoints' rust/py/Cargo.toml && echo --features failpoints)
+COMPOSE := docker/compose.yaml
+DOCKER_COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+.PHONY: help install test test-rust test-python check check-rust check-python fmt fmt-check bench run proto constraints dev-up dev-down clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+# ---- environments -------------------------------------------------------------------------------------------------------------
+
+define make_venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "FetchBox needs Python 3.11 or newer; set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -m venv $(1) || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+endef
+
+$(VENV)/pyvenv.cfg:
+	$(call make_venv,$(VENV))
+
+$(TEST)/pyvenv.cfg:
+	$(call make_venv,$(TEST))
+
+# A wheel, not an editable install: what runs here is what a user would get.
+$(VENV)/.installed: pyproject.toml constraints.txt $(RUST) $(PY) | $(VENV)/pyvenv.cfg
+	$(VENV)/bin/python -m pip install --quiet 'maturin>=1.16,<2'
+	rm -rf $(VENV)/wheel
+	$(VENV)/bin/maturin build --release --interpreter $(VENV)/bin/python --out $(VENV)/wheel
+	$(VENV)/bin/python -m pip install --quiet $(VENV)/wheel/*.whl
+	$(VENV)/bin/python -m pip install --quiet --force-reinstall --no-deps $(VENV)/wheel/*.whl
+	touch $@
+
+$(TEST)/.deps: pyproject.toml constraints.txt | $(TEST)/pyvenv.cfg
+	$(TEST)/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > $(TEST)/requirements.txt
+	$(TEST)/bin/python -m pip install --quiet -r $(TEST)/requirements.txt
+	touch $@
+
+# Development profile, editable, with the points where tests may kill a process.
+$(TEST)/.extension: pyproject.toml $(RUST) $(TEST)/.deps
+	VIRTUAL_ENV=$(CURDIR)/$(TEST) $(TEST)/bin/maturin develop --quiet $(FAILPOINTS)
+	touch $@
+
+install: $(VENV)/.installed ## .venv with the release build; .venv/bin/fetchbox works
+
+# ---- tests and checks ---------------------------------------------------------------------------------------------------------
+
+test: test-rust test-python ## every test, Rust and Python
+
+test-rust: ## the Rust tests
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run $(CARGO_TEST); else cargo test $(CARGO_TEST) --lib --bins --tests; fi
+	cargo test $(CARGO_TEST) --doc --quiet
+
+test-python: $(TEST)/.extension ## the Python tests; PYTEST_ARGS="-k name" to choose
+	$(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+check: fmt-check check-rust check-python ## format, lints, types, stubs, imports
+
+fmt-check: $(TEST)/.deps
+	cargo fmt --all --check
+	$(TEST)/bin/ruff format --check --quiet $(CODE) || { $(TEST)/bin/ruff format --diff $(CODE); exit 1; }
+
+check-rust: $(TEST)/.deps
+	PYO3_PYTHON=$(CURDIR)/$(TEST)/bin/python cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+
+check-python: $(TEST)/.extension
+	$(TEST)/bin/ruff check --quiet $(CODE)
+	$(TEST)/bin/mypy
+	cd $(TEST) && bin/stubtest fetchbox._core --concise --mypy-config-file ../pyproject.toml
+	$(TEST)/bin/lint-imports --no-logo
+
+fmt: $(TEST)/.deps ## format everything
+	cargo fmt --all
+	$(TEST)/bin/ruff check --quiet --fix-only $(CODE)
+	$(TEST)/bin/ruff format --quiet $(CODE)
+
+# ---- running it ---------------------------------------------------------------------------------------------------------------
+
+run: install ## the main job for real: service, origin, sample manifest, progress, what was stored where
+	$(VENV)/bin/python -m fetchbox.cli.demo examples/manifest.json
+
+bench: install ## the peers' comparison
+	$(VENV)/bin/python benches/peers.py
+
+dev-up: ## the compose stack: FetchBox with Iggy and an S3 store
+	$(DOCKER_COMPOSE) -f $(COMPOSE) up -d
+
+dev-down: ## stop the compose stack
+	$(DOCKER_COMPOSE) -f $(COMPOSE) down
+
+# ---- generated files ----------------------------------------------------------------------------------------------------------
+
+proto: $(TEST)/.deps ## generate the Python messages (the Rust ones are made by the build)
+	mkdir -p python/fetchbox/proto
+	$(TEST)/bin/python -m grpc_tools.protoc -I proto --python_out=python/fetchbox/proto --pyi_out=python/fetchbox/proto jobs.proto
+
+constraints: ## take the newest versions that pyproject.toml allows into constraints.txt
+	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
+	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > .venv-constraints/requirements.txt
+	PIP_CONSTRAINT= .venv-constraints/bin/python -m pip install --quiet -r .venv-constraints/requirements.txt
+	{ echo '# Made by `make constraints`: the versions that this tree was tested with.'; .venv-constraints/bin/python -m pip freeze; } > constraints.txt
+	rm -rf .venv-constraints
+
+clean: ## remove everything that was built
+	rm -rf $(VENV) $(TEST) dist target fetchbox-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f python/fetchbox/_core*.so
