@@ -118,11 +118,15 @@ pub struct Window {
 impl Window {
     /// Takes a new assignment: partitions kept go on where they are, new ones start at their committed offset, others are forgotten.
     ///
-    /// `revoking` partitions are polled no more and become [`Window::released`] when nothing of them is in flight.
+    /// `revoking` partitions are polled no more and become [`Window::released`] when nothing of them is in flight. What was committed of kept partitions is
+    /// committed again with the next report: a commit sent while this member was out of the group did not count.
     pub fn assign(&mut self, owned: &[(u32, u64)], revoking: &[u32]) {
         let mut next = BTreeMap::new();
         for &(partition, committed) in owned {
             let mut state = self.partitions.remove(&partition).unwrap_or_else(|| Partition::new(committed));
+            if state.committed > committed {
+                self.pending.insert(partition, state.committed);
+            }
             state.revoking = revoking.contains(&partition);
             next.insert(partition, state);
         }
@@ -283,6 +287,19 @@ mod tests {
         assert_eq!(window.released(), vec![0]);
         window.assign(&[(1, 0)], &[]);
         window.settle(token(0, 0));
+        assert_eq!(window.take_commits(), vec![]);
+    }
+
+    #[test]
+    fn a_commit_that_was_lost_with_the_membership_is_sent_again() {
+        let mut window = Window::default();
+        window.assign(&[(0, 0)], &[]);
+        window.admit(vec![delivered(0, 0, 2)]);
+        window.settle(token(0, 0));
+        assert_eq!(window.take_commits(), vec![(0, 1)]);
+        window.assign(&[(0, 0)], &[]);
+        assert_eq!(window.take_commits(), vec![(0, 1)]);
+        window.assign(&[(0, 1)], &[]);
         assert_eq!(window.take_commits(), vec![]);
     }
 

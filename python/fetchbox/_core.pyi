@@ -1,0 +1,173 @@
+"""The native module: everything that touches bytes, sockets or the database.
+
+Calls that talk to the hub return a token at once; their results come out of `drain()` after the descriptor of `fileno()` has turned readable.
+`fetchbox._completions` turns tokens into awaitables. JSON goes in and out as UTF-8 bytes. No object here survives `fork`.
+"""
+
+from collections.abc import Callable
+from typing import Any, final
+
+__version__: str
+
+class CoreError(Exception):
+    """The one exception of the native module.
+
+    `kind` is "unavailable" (the hub is away: try again), "refused" (it said no: `code` and `message` say why), "validation" (`details` names every fault),
+    "config", "store", "closed" or "internal". `retry_after` is in seconds.
+    """
+
+    kind: str
+    code: str
+    message: str
+    details: list[dict[str, str]] | None
+    retry_after: float | None
+    job_id: str | None
+    def __init__(
+        self,
+        kind: str,
+        code: str,
+        message: str,
+        details: list[dict[str, str]] | None = None,
+        retry_after: float | None = None,
+        job_id: str | None = None,
+    ) -> None: ...
+
+def compile_manifest(body: bytes, context: bytes) -> TaskBatch:
+    """Validates a manifest and encodes a task per resource.
+
+    `context` is JSON: job_id, job_type, tenant, manifest_key, trace_id, traceparent, partitions, partition_by, limits and hints. Raises CoreError("validation") with all faults.
+    """
+
+def parse_manifest(body: bytes, context: bytes) -> bytes:
+    """Validates a manifest and returns it as normalised JSON for handlers. Raises like `compile_manifest`."""
+
+def compile_tasks(tasks: bytes, context: bytes) -> TaskBatch:
+    """Validates and encodes the tasks that a handler built, a JSON list. Raises like `compile_manifest`."""
+
+def key_template_problem(template: str) -> str | None:
+    """What is wrong with a `key_template`, or None."""
+
+def failure_codes() -> list[tuple[str, bool, str]]:
+    """Every failure code: its name, whether it is retried, what it means."""
+
+@final
+class TaskBatch:
+    """Encoded tasks by partition, ready for the hub; opaque."""
+
+    def __len__(self) -> int: ...
+    def facts(self) -> bytes:
+        """What the manifest says of its job, as JSON: crawl_id, priority, callback_url, deadline_ms."""
+
+@final
+class Delivery:
+    """What one poll brought: batches, and the assignment when it changed; opaque."""
+
+    def __len__(self) -> int: ...
+
+@final
+class Settled:
+    """What is settled already of the jobs of a delivery; opaque."""
+
+@final
+class Report:
+    """What a worker publishes in one durable step: logs, dead letters, retries, status and the offsets they allow to commit; opaque."""
+
+    def __len__(self) -> int: ...
+
+@final
+class OutcomeBatch:
+    """Finished tasks in completion order."""
+
+    def __len__(self) -> int: ...
+    def outcomes(self) -> list[Outcome]:
+        """One object per finished task; the service never asks for them."""
+
+@final
+class Outcome:
+    """What became of one URL. Read-only and picklable."""
+
+    id: str
+    index: int
+    url: str
+    final_url: str
+    state: str
+    code: str | None
+    message: str | None
+    http_status: int | None
+    size: int
+    sha256: str | None
+    content_type: str | None
+    sniffed_type: str | None
+    storage_url: str | None
+    etag: str | None
+    last_modified: str | None
+    attempts: int
+    proxy: str | None
+    timings: dict[str, int]
+    generation: int
+    def as_dict(self) -> dict[str, Any]: ...
+    def to_json(self) -> bytes: ...
+    def __reduce__(self) -> tuple[Callable[[bytes], Outcome], tuple[bytes]]: ...
+
+def outcome_from_json(data: bytes) -> Outcome:
+    """The outcome that `Outcome.to_json` wrote; pickling uses it."""
+
+@final
+class HubClient:
+    """A connection to the hub that reconnects by itself until it is closed."""
+
+    def __init__(self, options: bytes) -> None:
+        """`options` is JSON: url ("unix:///path"), name, role ("api", "worker" or "operator"), token. Connects in the background."""
+    def fileno(self) -> int: ...
+    def drain(self) -> list[tuple[int, Any]]:
+        """Finished calls as (token, result or CoreError); token 0 is a push: ("cancelled", job_id), ("connected", "") or ("disconnected", "")."""
+    def connected(self) -> bool: ...
+    def reserve(self, request: bytes) -> int: ...
+    def release(self, request: bytes) -> int: ...
+    def accept(self, facts: bytes, tasks: TaskBatch, manifest: bytes | None) -> int: ...
+    def cancel(self, job_id: str, tenant: str | None) -> int: ...
+    def query(self, name: str, params: bytes) -> int: ...
+    def join(self, member: str) -> int: ...
+    def leave(self) -> int: ...
+    def poll(self, engine: Engine, max_messages: int, wait_ms: int) -> int: ...
+    def settled(self, delivery: Delivery) -> int: ...
+    def append(self, report: Report) -> int: ...
+    def release_partitions(self, engine: Engine) -> int: ...
+    def close(self) -> None: ...
+
+@final
+class Engine:
+    """The download engine and the window over the partitions it works on."""
+
+    def __init__(self, options: bytes, store: Any | None = None) -> None:
+        """`options` is the engine's configuration as JSON, `store` an obstore store. Raises CoreError("config" or "store")."""
+    def fileno(self) -> int: ...
+    def admit(self, delivery: Delivery) -> int:
+        """Takes a delivery into the window; returns how many tasks are new."""
+    def submit(self, delivery: Delivery, settled: Settled) -> int:
+        """Starts the tasks of an admitted delivery that are not settled yet; returns how many."""
+    def submit_tasks(self, tasks: bytes) -> int:
+        """Starts tasks of a library call, a JSON list of {url, id, index, headers, tags, key, …}; returns how many."""
+    def drain(self, limit: int) -> OutcomeBatch: ...
+    def settle(self, outcomes: OutcomeBatch) -> Report:
+        """Counts finished tasks as settled or handed on and says what to publish and commit for them. Publish every report, in order, until the hub has it."""
+    def unload(self) -> None:
+        """Forgets the assignment: after this worker lost its place in the group."""
+    def to_release(self) -> int:
+        """How many partitions wait to be given up, with nothing of them in flight."""
+    def backlog(self) -> int:
+        """Tasks submitted and not drained yet."""
+    def cancel(self, job_id: str) -> None: ...
+    def begin_close(self) -> None: ...
+    def close(self, timeout: float) -> None: ...
+    def metrics(self) -> str: ...
+
+@final
+class Hub:
+    """The database and its server; one a process."""
+
+    def __init__(self, options: bytes) -> None:
+        """Opens or creates the database; `options` is JSON. Raises CoreError("config" or "store") that says what to do. Starts serving at once."""
+    def metrics(self) -> str: ...
+    def close(self) -> None:
+        """Stops taking calls, commits what is queued and closes the database."""

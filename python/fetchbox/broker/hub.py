@@ -1,0 +1,117 @@
+"""The connection to the hub as Python sees it: one awaitable method a call, errors of `fetchbox.errors`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from fetchbox._completions import Completions
+from fetchbox._core import CoreError, Delivery, Engine, HubClient, Report, Settled, TaskBatch
+from fetchbox.config import Config, hub_url
+from fetchbox.errors import HubUnavailable, Refused
+
+CALL_TIMEOUT = 30.0
+"""Seconds that a call may take; the hub commits in milliseconds, so a longer wait means that it is in trouble."""
+
+
+def hub_client_options(config: Config, name: str, role: str) -> bytes:
+    """The native client's options for this configuration. `role` is "api", "worker" or "operator"."""
+    token = config.hub.token.get_secret_value() if config.hub.token is not None else None
+    return orjson.dumps({"url": hub_url(config), "name": name, "role": role, "token": token})
+
+
+class HubConnection:
+    """A connection that reconnects by itself; make it inside a running loop and close it there.
+
+    Every method raises HubUnavailable when the hub is away or does not answer in time, and Refused with the hub's reason when it says no.
+    """
+
+    def __init__(self, config: Config, role: str, *, name: str | None = None, on_cancelled: Callable[[str], None] | None = None) -> None:
+        self._client = HubClient(hub_client_options(config, name or f"{role}-{os.getpid()}", role))
+        self._on_cancelled = on_cancelled
+        self._on_connected: list[Callable[[bool], None]] = []
+        self._completions = Completions(self._client, self._push)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hub answers at the moment."""
+        return self._client.connected()
+
+    def on_connected(self, callback: Callable[[bool], None]) -> None:
+        """Calls back with True when the connection is made and with False when it is lost."""
+        self._on_connected.append(callback)
+
+    async def query(self, name: str, params: dict[str, Any], *, timeout: float = CALL_TIMEOUT) -> bytes:
+        """A question to the ledger; the answer is ready JSON."""
+        return await self._call(self._client.query(name, orjson.dumps(params)), timeout)  # type: ignore[no-any-return]
+
+    async def reserve(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Reserves an idempotency key; waits while a live post holds it."""
+        return await self._call(self._client.reserve(orjson.dumps(request)), CALL_TIMEOUT * 2)  # type: ignore[no-any-return]
+
+    async def release(self, request: dict[str, Any]) -> None:
+        """Gives back a reservation whose post was refused."""
+        await self._call(self._client.release(orjson.dumps(request)), CALL_TIMEOUT)
+
+    async def accept(self, facts: dict[str, Any], tasks: TaskBatch, manifest: bytes | None) -> dict[str, Any]:
+        """Makes a job durable with all its tasks. The answer comes after the commit."""
+        return await self._call(self._client.accept(orjson.dumps(facts), tasks, manifest), CALL_TIMEOUT)  # type: ignore[no-any-return]
+
+    async def cancel(self, job_id: str, tenant: str | None) -> bytes:
+        """Cancels what is pending of a job; the job as JSON."""
+        return await self._call(self._client.cancel(job_id, tenant), CALL_TIMEOUT)  # type: ignore[no-any-return]
+
+    async def join(self, member: str) -> None:
+        """Enters the workers' group; partitions come with the next polls."""
+        await self._call(self._client.join(member), CALL_TIMEOUT)
+
+    async def leave(self) -> None:
+        """Leaves the group, so that its partitions move at once."""
+        await self._call(self._client.leave(), CALL_TIMEOUT)
+
+    async def poll(self, engine: Engine, max_messages: int, wait_ms: int) -> Delivery:
+        """The next batches of the engine's partitions that have room; empty when `wait_ms` pass without any."""
+        return await self._call(self._client.poll(engine, max_messages, wait_ms), CALL_TIMEOUT + wait_ms / 1000)  # type: ignore[no-any-return]
+
+    async def settled(self, delivery: Delivery) -> Settled:
+        """What is settled already of the delivery's jobs."""
+        return await self._call(self._client.settled(delivery), CALL_TIMEOUT)  # type: ignore[no-any-return]
+
+    async def append(self, report: Report) -> None:
+        """Publishes a report and commits its offsets, in one durable step."""
+        await self._call(self._client.append(report), CALL_TIMEOUT)
+
+    async def release_partitions(self, engine: Engine) -> None:
+        """Gives up the partitions that are to move and have nothing in flight."""
+        await self._call(self._client.release_partitions(engine), CALL_TIMEOUT)
+
+    def close(self) -> None:
+        """Closes the connection; calls that wait end with HubUnavailable."""
+        self._completions.close()
+        self._client.close()
+
+    async def _call(self, token: int, timeout: float) -> Any:
+        try:
+            return await self._completions.wait(token, timeout)
+        except CoreError as error:
+            if error.kind == "refused":
+                raise Refused(
+                    error.code, error.message, retry_after=error.retry_after, job_id=error.job_id, details=error.details
+                ) from error
+            if error.kind in ("unavailable", "closed"):
+                raise HubUnavailable(error.message) from error
+            raise
+        except TimeoutError as error:
+            raise HubUnavailable(str(error)) from error
+
+    def _push(self, push: tuple[str, str]) -> None:
+        kind, subject = push
+        if kind == "cancelled":
+            if self._on_cancelled is not None:
+                self._on_cancelled(subject)
+        else:
+            for callback in self._on_connected:
+                callback(kind == "connected")

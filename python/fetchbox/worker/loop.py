@@ -1,0 +1,152 @@
+"""The worker's loop: poll, drop what is settled, download, report, commit. Everything goes by the batch and no task becomes a Python object."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import structlog
+
+from fetchbox._core import Delivery, Engine, Report
+from fetchbox.broker import HubConnection
+from fetchbox.errors import HubUnavailable, Refused
+
+log = structlog.get_logger("fetchbox.worker")
+
+POLL_WAIT_MS = 1000
+"""How long a poll may wait at the hub for something to arrive."""
+POLL_MESSAGES = 2000
+"""Most tasks that one poll brings."""
+DRAIN_LIMIT = 1024
+"""Most outcomes of one report."""
+BACKLOG_LIMIT = 65_536
+"""Most tasks that wait in the engine, over all partitions: about 64 MiB."""
+RETRY_FIRST = 0.05
+RETRY_MOST = 2.0
+
+
+class WorkerLoop:
+    """Moves tasks from the hub to the engine and outcomes back until it is told to drain.
+
+    The engine and the connection belong to the caller, who closes them afterwards.
+    """
+
+    def __init__(self, engine: Engine, hub: HubConnection, member: str, flush_interval: float) -> None:
+        self._engine = engine
+        self._hub = hub
+        self._member = member
+        self._flush_interval = flush_interval
+        self._finished = asyncio.Event()
+        self._room = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._reporting = asyncio.Lock()
+        self.reported = asyncio.Event()
+        hub.on_connected(self._connection_changed)
+        self._joined = False
+
+    async def run(self, draining: asyncio.Event, drain_timeout: float) -> None:
+        """Works until `draining` is set, then finishes what is under way for at most `drain_timeout` seconds and leaves the group."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._engine.fileno(), self._finished.set)
+        poller = asyncio.create_task(self._poll_forever())
+        reporter = asyncio.create_task(self._report_forever())
+        stop = asyncio.create_task(draining.wait())
+        try:
+            done, _ = await asyncio.wait({poller, reporter, stop}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                task.result()
+            await self._drain(poller, drain_timeout)
+        finally:
+            for task in (poller, reporter, stop):
+                task.cancel()
+            await asyncio.gather(poller, reporter, stop, return_exceptions=True)
+            loop.remove_reader(self._engine.fileno())
+
+    async def _drain(self, poller: asyncio.Task[None], drain_timeout: float) -> None:
+        self._draining.set()
+        self._engine.begin_close()
+        poller.cancel()
+        await asyncio.wait({poller}, timeout=1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_timeout):
+                while self._engine.backlog() > 0:
+                    self.reported.clear()
+                    await self.reported.wait()
+                async with self._reporting:
+                    await self._hub.leave()
+
+    def _connection_changed(self, connected: bool) -> None:
+        if not connected:
+            self._joined = False
+
+    async def _poll_forever(self) -> None:
+        pause = RETRY_FIRST
+        while not self._draining.is_set():
+            if self._engine.backlog() >= BACKLOG_LIMIT:
+                self._room.clear()
+                await self._room.wait()
+            try:
+                await self._poll_once()
+                pause = RETRY_FIRST
+            except (HubUnavailable, Refused) as error:
+                log.info("poll failed, trying again", error=str(error), pause=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MOST)
+
+    async def _poll_once(self) -> None:
+        if not self._joined:
+            await self._hub.join(self._member)
+            self._joined = True
+        if self._engine.to_release():
+            await self._hub.release_partitions(self._engine)
+        delivery = await self._hub.poll(self._engine, POLL_MESSAGES, POLL_WAIT_MS)
+        if self._engine.admit(delivery) or len(delivery):
+            await self._submit(delivery)
+
+    async def _submit(self, delivery: Delivery) -> None:
+        """Admitted tasks must reach the engine: the window counts them as in flight already."""
+        pause = RETRY_FIRST
+        while True:
+            try:
+                settled = await self._hub.settled(delivery)
+                break
+            except HubUnavailable:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MOST)
+        started = self._engine.submit(delivery, settled)
+        if started < len(delivery):
+            self._finished.set()
+
+    async def _report_forever(self) -> None:
+        while True:
+            await self._finished.wait()
+            # Outcomes that finish within the interval share one durable commit.
+            await asyncio.sleep(self._flush_interval)
+            self._finished.clear()
+            async with self._reporting:
+                await self._report()
+            self._room.set()
+            self.reported.set()
+
+    async def _report(self) -> None:
+        while True:
+            outcomes = self._engine.drain(DRAIN_LIMIT)
+            report = self._engine.settle(outcomes)
+            if len(report):
+                await self._publish(report)
+            if len(outcomes) < DRAIN_LIMIT:
+                return
+
+    async def _publish(self, report: Report) -> None:
+        """A report is repeated until the hub has it; a duplicate changes nothing there."""
+        pause = RETRY_FIRST
+        since = time.monotonic()
+        while True:
+            try:
+                await self._hub.append(report)
+                return
+            except (HubUnavailable, Refused) as error:
+                log.info("report not taken, trying again", error=str(error), waiting=round(time.monotonic() - since, 1))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MOST)

@@ -1,0 +1,52 @@
+"""One worker process, from its configuration to its exit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import orjson
+import structlog
+
+from fetchbox._core import CoreError, Engine
+from fetchbox.broker import HubConnection
+from fetchbox.config import Config, engine_options
+from fetchbox.errors import ConfigError, FetchboxError, HubUnavailable
+from fetchbox.worker.loop import WorkerLoop
+
+if TYPE_CHECKING:
+    from fetchbox.control import Control
+
+log = structlog.get_logger("fetchbox.worker")
+
+ENGINE_CLOSE_SECONDS = 3.0
+"""How long transfers may take to abort when a worker ends."""
+
+
+async def run(config: Config, control: Control) -> int:
+    """Downloads what its partitions bring until it is drained; the exit code."""
+    try:
+        engine = Engine(orjson.dumps(engine_options(config)))
+    except CoreError as error:
+        raise _startup_error(error) from error
+    hub = HubConnection(config, "worker", on_cancelled=engine.cancel)
+    hub.on_connected(lambda connected: control.set_health("hub", "ok" if connected else "degraded", None if connected else "the hub is away"))
+    control.add_metrics(engine.metrics)
+    member = f"{socket.gethostname()}-{os.getpid()}-{control.index}"
+    loop = WorkerLoop(engine, hub, member, config.worker.flush_interval)
+    try:
+        control.ready()
+        # The engine's close and the connection's need a moment of their own within the supervisor's limit.
+        await loop.run(control.draining, max(config.drain_timeout - ENGINE_CLOSE_SECONDS - 2, 1))
+    except HubUnavailable:
+        log.info("the hub is away; unfinished tasks are delivered again")
+    finally:
+        await asyncio.to_thread(engine.close, ENGINE_CLOSE_SECONDS)
+        hub.close()
+    return 0
+
+
+def _startup_error(error: CoreError) -> FetchboxError:
+    return ConfigError.single(error.code or "engine", error.message)
