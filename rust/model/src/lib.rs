@@ -4,5 +4,7 @@
 
 pub mod batch;
 pub mod failure;
+pub mod key;
 pub mod message;
+pub mod state;
 pub mod stream;
