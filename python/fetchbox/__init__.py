@@ -1,0 +1,76 @@
+"""FetchBox: post a manifest of URLs, get verified objects in a store and an account of every single one.
+
+The public names are loaded when they are first used, so that `import fetchbox` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fetchbox._core import Outcome
+    from fetchbox.client import AsyncClient, Client
+    from fetchbox.errors import ConfigError, FetchboxError, HandlerError, HubUnavailable, Refused, ServiceUnavailable, StoreError, UsageError
+    from fetchbox.fetch import afetch, fetch
+    from fetchbox.handlers import Handler
+    from fetchbox.manifest import DownloadTask, Manifest, Resource
+
+_HOMES = {
+    "AsyncClient": "client",
+    "Client": "client",
+    "ConfigError": "errors",
+    "DownloadTask": "manifest",
+    "FetchboxError": "errors",
+    "Handler": "handlers",
+    "HandlerError": "errors",
+    "HubUnavailable": "errors",
+    "Manifest": "manifest",
+    "Outcome": "_core",
+    "Refused": "errors",
+    "Resource": "manifest",
+    "ServiceUnavailable": "errors",
+    "StoreError": "errors",
+    "UsageError": "errors",
+    "afetch": "fetch",
+    "fetch": "fetch",
+}
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ConfigError",
+    "DownloadTask",
+    "FetchboxError",
+    "Handler",
+    "HandlerError",
+    "HubUnavailable",
+    "Manifest",
+    "Outcome",
+    "Refused",
+    "Resource",
+    "ServiceUnavailable",
+    "StoreError",
+    "UsageError",
+    "__version__",
+    "afetch",
+    "fetch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("fetchbox")
+    elif (home := _HOMES.get(name)) is not None:
+        value = getattr(import_module(f"fetchbox.{home}"), name)
+    else:
+        raise AttributeError(f"module 'fetchbox' has no attribute {name!r}")
+    # A submodule of the same name (fetch) was bound by its import; the public name wins.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
