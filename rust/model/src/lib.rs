@@ -8,3 +8,4 @@ pub mod key;
 pub mod message;
 pub mod state;
 pub mod stream;
+pub mod watermark;

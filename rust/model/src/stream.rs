@@ -80,7 +80,9 @@ mod tests {
 
     #[test]
     fn a_retry_goes_to_the_longest_tier_that_is_not_late() {
-        for (delay_ms, tier) in [(0, 0), (15_000, 0), (59_999, 0), (60_000, 1), (299_000, 1), (300_000, 2), (900_000, 3), (3_600_000, 4), (u64::MAX, 4)] {
+        for (delay_ms, tier) in
+            [(0, 0), (15_000, 0), (59_999, 0), (60_000, 1), (299_000, 1), (300_000, 2), (900_000, 3), (3_600_000, 4), (u64::MAX, 4)]
+        {
             assert_eq!(retry_tier(delay_ms), tier, "{delay_ms} ms");
         }
     }
