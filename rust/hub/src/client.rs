@@ -1,0 +1,352 @@
+//! The native client: one connection, many requests under way at once, reconnecting for ever.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use parking_lot::Mutex;
+use prost::Message;
+use serde::Deserialize;
+use tokio::net::UnixStream;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+
+use crate::error::HubError;
+use crate::frame::*;
+
+/// How long a call may take unless it says otherwise.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// What a long poll gets on top of its own waiting time.
+const POLL_SLACK: Duration = Duration::from_secs(10);
+const FIRST_BACKOFF: Duration = Duration::from_millis(25);
+const LAST_BACKOFF: Duration = Duration::from_secs(1);
+/// Frames waiting to be written; a caller beyond that waits within its own limit.
+const WRITE_QUEUE: usize = 1024;
+/// Pushes a slow subscriber may lag behind before it loses the oldest.
+const PUSHES: usize = 1024;
+
+/// How to reach the hub, and who is calling.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientOptions {
+    /// `unix:///path/to/hub.sock`.
+    pub url: String,
+    /// The hub's token, when it wants one.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// Who connects, for the hub's logs: `worker 0`.
+    pub name: String,
+    /// What the connection may do.
+    pub role: Role,
+}
+
+/// What the hub (or the connection) says without being asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Push {
+    /// This job was cancelled: stop working on it.
+    Cancelled {
+        /// UUID.
+        job_id: String,
+    },
+    /// The connection is up; groups must be joined again.
+    Connected,
+    /// The connection is down.
+    Disconnected,
+}
+
+type Answer = oneshot::Sender<Result<Bytes, HubError>>;
+
+/// One connection's life: requests under way, and where to write frames. `waiting` is `None` once it is over.
+struct Link {
+    frames: mpsc::Sender<Bytes>,
+    waiting: Mutex<Option<HashMap<u64, Answer>>>,
+}
+
+struct Shared {
+    options: ClientOptions,
+    link: watch::Sender<Option<Arc<Link>>>,
+    /// Why the last attempt to connect failed.
+    trouble: Mutex<String>,
+    pushes: broadcast::Sender<Push>,
+    closing: watch::Sender<bool>,
+    next_id: AtomicU64,
+}
+
+/// A handle on the connection to the hub; clones share it.
+#[derive(Clone)]
+pub struct HubClient {
+    shared: Arc<Shared>,
+}
+
+impl HubClient {
+    /// Starts connecting in the background, and reconnects until [`HubClient::close`].
+    pub fn start(handle: &tokio::runtime::Handle, options: ClientOptions) -> HubClient {
+        let shared = Arc::new(Shared {
+            options,
+            link: watch::Sender::new(None),
+            trouble: Mutex::new("not connected yet".to_owned()),
+            pushes: broadcast::Sender::new(PUSHES),
+            closing: watch::Sender::new(false),
+            next_id: AtomicU64::new(1),
+        });
+        handle.spawn(run(Arc::clone(&shared)));
+        HubClient { shared }
+    }
+
+    /// Whether requests can be sent right now.
+    pub fn connected(&self) -> bool {
+        self.shared.link.borrow().is_some()
+    }
+
+    /// Waits until connected; [`HubError::Unavailable`] with the reason when `timeout` is over.
+    pub async fn wait_connected(&self, timeout: Duration) -> Result<(), HubError> {
+        let mut link = self.shared.link.subscribe();
+        let mut closing = self.shared.closing.subscribe();
+        let up = async {
+            tokio::select! {
+                up = link.wait_for(Option::is_some) => up.is_ok(),
+                _ = closing.wait_for(|closed| *closed) => false,
+            }
+        };
+        match tokio::time::timeout(timeout, up).await {
+            Ok(true) => Ok(()),
+            _ => Err(HubError::Unavailable(self.shared.trouble.lock().clone())),
+        }
+    }
+
+    /// Reserves an idempotency key, durably. Waits for another live owner of the same key.
+    pub async fn reserve(&self, request: ReserveRequest) -> Result<ReserveReply, HubError> {
+        let wait = Duration::from_millis(request.wait_ms.into());
+        self.call(Op::Reserve, &request, CALL_LIMIT + wait).await
+    }
+
+    /// Gives a reservation back that will not be accepted.
+    pub async fn release(&self, request: ReleaseRequest) -> Result<(), HubError> {
+        self.call::<Empty>(Op::Release, &request, CALL_LIMIT).await.map(drop)
+    }
+
+    /// Accepts a job; it is durable when this returns.
+    pub async fn accept(&self, request: AcceptRequest) -> Result<AcceptReply, HubError> {
+        self.call(Op::Accept, &request, CALL_LIMIT).await
+    }
+
+    /// Appends batches and commits offsets, all or nothing; durable when this returns. Repeating it after a lost answer is harmless.
+    pub async fn append(&self, request: AppendRequest) -> Result<AppendReply, HubError> {
+        self.call(Op::Append, &request, CALL_LIMIT).await
+    }
+
+    /// Joins a group; the partitions may come later, as polls then say.
+    pub async fn join(&self, request: JoinRequest) -> Result<Assignment, HubError> {
+        self.call(Op::Join, &request, CALL_LIMIT).await
+    }
+
+    /// Leaves a group; its partitions move at once.
+    pub async fn leave(&self, request: JoinRequest) -> Result<(), HubError> {
+        self.call::<Empty>(Op::Leave, &request, CALL_LIMIT).await.map(drop)
+    }
+
+    /// Gives up partitions that were being revoked.
+    pub async fn release_partitions(&self, request: JoinRequest) -> Result<Assignment, HubError> {
+        self.call(Op::ReleasePartitions, &request, CALL_LIMIT).await
+    }
+
+    /// Messages from the member's partitions; a long poll.
+    pub async fn poll(&self, request: PollRequest) -> Result<PollReply, HubError> {
+        let limit = Duration::from_millis(request.wait_ms.into()) + POLL_SLACK;
+        self.call(Op::Poll, &request, limit).await
+    }
+
+    /// What of these jobs is settled, in the order asked.
+    pub async fn settled(&self, job_ids: Vec<String>) -> Result<Vec<JobSettled>, HubError> {
+        self.call::<SettledReply>(Op::Settled, &SettledRequest { job_ids }, CALL_LIMIT).await.map(|reply| reply.jobs)
+    }
+
+    /// Cancels what is pending of a job; answers the job as JSON.
+    pub async fn cancel(&self, request: CancelRequest) -> Result<Bytes, HubError> {
+        self.call::<BytesReply>(Op::Cancel, &request, CALL_LIMIT).await.map(|reply| reply.body)
+    }
+
+    /// Asks the ledger; `params` is a JSON object or empty, the answer is JSON.
+    pub async fn query(&self, name: &str, params: Bytes) -> Result<Bytes, HubError> {
+        let request = QueryRequest { name: name.to_owned(), params };
+        self.call::<BytesReply>(Op::Query, &request, CALL_LIMIT).await.map(|reply| reply.body)
+    }
+
+    /// What waits to be published to an external broker; a long poll.
+    pub async fn outbox_peek(&self, request: OutboxPeekRequest) -> Result<OutboxPeekReply, HubError> {
+        let limit = Duration::from_millis(request.wait_ms.into()) + POLL_SLACK;
+        self.call(Op::OutboxPeek, &request, limit).await
+    }
+
+    /// Forgets what is published.
+    pub async fn outbox_done(&self, request: OutboxDoneRequest) -> Result<(), HubError> {
+        self.call::<Empty>(Op::OutboxDone, &request, CALL_LIMIT).await.map(drop)
+    }
+
+    /// Pushes from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Push> {
+        self.shared.pushes.subscribe()
+    }
+
+    /// Ends the connection for good; what is under way ends with [`HubError::Unavailable`].
+    pub fn close(&self) {
+        self.shared.closing.send_replace(true);
+    }
+
+    async fn call<R: Message + Default>(&self, op: Op, request: &impl Message, limit: Duration) -> Result<R, HubError> {
+        let link = self.shared.link.borrow().clone();
+        let Some(link) = link else {
+            return Err(HubError::Unavailable(self.shared.trouble.lock().clone()));
+        };
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let gone = || HubError::Unavailable("the connection broke before the answer came".to_owned());
+        let (answer, answered) = oneshot::channel();
+        match link.waiting.lock().as_mut() {
+            Some(waiting) => waiting.insert(id, answer),
+            None => return Err(gone()),
+        };
+        // Also when this future is dropped half-way the entry must go.
+        let _entry = Forget { link: &link, id };
+        let frame = encode(id, op as u8, request);
+        if frame.len() > MAX_FRAME {
+            return Err(HubError::Invalid(format!("a request of {} bytes is larger than the limit of {MAX_FRAME}", frame.len())));
+        }
+        let exchange = async {
+            link.frames.send(frame).await.map_err(|_| gone())?;
+            answered.await.map_err(|_| gone())?
+        };
+        let payload = tokio::time::timeout(limit, exchange)
+            .await
+            .map_err(|_| HubError::Unavailable(format!("no answer within {} s", limit.as_secs())))??;
+        R::decode(payload).map_err(|error| HubError::Invalid(format!("the hub's answer cannot be read: {error}")))
+    }
+}
+
+struct Forget<'a> {
+    link: &'a Link,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.link.waiting.lock().as_mut() {
+            waiting.remove(&self.id);
+        }
+    }
+}
+
+/// Connects, serves the connection until it breaks, waits, and again.
+async fn run(shared: Arc<Shared>) {
+    let mut closing = shared.closing.subscribe();
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let connection = tokio::select! {
+            connection = greet(&shared.options) => connection,
+            _ = closing.wait_for(|closed| *closed) => return,
+        };
+        match connection {
+            Ok((reader, writer)) => {
+                backoff = FIRST_BACKOFF;
+                tokio::select! {
+                    reason = serve(&shared, reader, writer) => *shared.trouble.lock() = reason,
+                    _ = closing.wait_for(|closed| *closed) => {}
+                }
+                if let Some(link) = shared.link.send_replace(None) {
+                    link.waiting.lock().take();
+                }
+                // Nobody may be listening.
+                let _ = shared.pushes.send(Push::Disconnected);
+            }
+            Err(reason) => *shared.trouble.lock() = reason,
+        }
+        let pause = backoff.mul_f64(rand::random_range(0.5..1.0));
+        backoff = (backoff * 2).min(LAST_BACKOFF);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = closing.wait_for(|closed| *closed) => return,
+        }
+    }
+}
+
+type Reader = FramedRead<tokio::net::unix::OwnedReadHalf, LengthDelimitedCodec>;
+type Writer = FramedWrite<tokio::net::unix::OwnedWriteHalf, LengthDelimitedCodec>;
+
+async fn greet(options: &ClientOptions) -> Result<(Reader, Writer), String> {
+    let Some(path) = options.url.strip_prefix("unix://") else {
+        return Err(format!("the hub's url {} is not unix:///path", options.url));
+    };
+    let exchange = async {
+        let stream = UnixStream::connect(path).await.map_err(|error| format!("cannot connect to {path}: {error}"))?;
+        let (read, write) = stream.into_split();
+        let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec();
+        let mut reader = FramedRead::new(read, codec.clone());
+        let mut writer = FramedWrite::new(write, codec);
+        let hello = Hello { protocol: PROTOCOL, role: options.role as u32, name: options.name.clone(), token: options.token.clone() };
+        writer.send(encode(0, Op::Hello as u8, &hello)).await.map_err(|error| format!("cannot greet the hub: {error}"))?;
+        let reply = reader.next().await.and_then(Result::ok).and_then(|frame| split(frame.freeze()));
+        match reply {
+            Some((0, OK, _)) => Ok((reader, writer)),
+            Some((0, ERROR, payload)) => {
+                let failure =
+                    Failure::decode(payload).map(HubError::from).map_or_else(|error| error.to_string(), |error| error.to_string());
+                Err(format!("the hub refused the connection: {failure}"))
+            }
+            _ => Err("the hub closed the connection during the greeting".to_owned()),
+        }
+    };
+    tokio::time::timeout(CALL_LIMIT, exchange).await.unwrap_or_else(|_| Err("the hub did not answer the greeting".to_owned()))
+}
+
+/// Ends, with the reason, when the connection breaks.
+async fn serve(shared: &Shared, mut reader: Reader, mut writer: Writer) -> String {
+    let (frames, mut outgoing) = mpsc::channel::<Bytes>(WRITE_QUEUE);
+    let link = Arc::new(Link { frames, waiting: Mutex::new(Some(HashMap::new())) });
+    shared.link.send_replace(Some(Arc::clone(&link)));
+    let _ = shared.pushes.send(Push::Connected);
+    let write = async {
+        while let Some(frame) = outgoing.recv().await {
+            if let Err(error) = writer.feed(frame).await {
+                return format!("cannot write to the hub: {error}");
+            }
+            while let Ok(frame) = outgoing.try_recv() {
+                if let Err(error) = writer.feed(frame).await {
+                    return format!("cannot write to the hub: {error}");
+                }
+            }
+            if let Err(error) = SinkExt::<Bytes>::flush(&mut writer).await {
+                return format!("cannot write to the hub: {error}");
+            }
+        }
+        "closed".to_owned()
+    };
+    let read = async {
+        loop {
+            match reader.next().await {
+                None => return "the hub closed the connection".to_owned(),
+                Some(Err(error)) => return format!("cannot read from the hub: {error}"),
+                Some(Ok(frame)) => deliver(shared, &link, frame.freeze()),
+            }
+        }
+    };
+    tokio::select! { reason = write => reason, reason = read => reason }
+}
+
+fn deliver(shared: &Shared, link: &Link, frame: Bytes) {
+    let Some((id, op, payload)) = split(frame) else { return };
+    if op == PUSH {
+        if let Ok(push) = PushFrame::decode(payload) {
+            let _ = shared.pushes.send(Push::Cancelled { job_id: push.cancelled_job_id });
+        }
+        return;
+    }
+    let Some(answer) = link.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id)) else { return };
+    let result = match op {
+        OK => Ok(payload),
+        _ => Err(Failure::decode(payload).map_or_else(|error| HubError::Invalid(error.to_string()), HubError::from)),
+    };
+    // The caller may have given up meanwhile.
+    let _ = answer.send(result);
+}
