@@ -64,9 +64,9 @@ class HubConnection:
         """Cancels what is pending of a job; the job as JSON."""
         return await self._call(self._client.cancel(job_id, tenant), CALL_TIMEOUT)  # type: ignore[no-any-return]
 
-    async def join(self, member: str) -> None:
-        """Enters the workers' group; partitions come with the next polls."""
-        await self._call(self._client.join(member), CALL_TIMEOUT)
+    async def join(self, engine: Engine, member: str) -> None:
+        """Enters the workers' group and gives the engine the partitions that are free; more may come with the polls."""
+        await self._call(self._client.join(engine, member), CALL_TIMEOUT)
 
     async def leave(self) -> None:
         """Leaves the group, so that its partitions move at once."""

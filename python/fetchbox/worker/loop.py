@@ -90,21 +90,23 @@ class WorkerLoop:
                 await self._poll_once()
                 pause = RETRY_FIRST
             except (HubUnavailable, Refused) as error:
+                self._joined = False  # a hub that does not know this member says so: enter again
                 log.info("poll failed, trying again", error=str(error), pause=pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
 
     async def _poll_once(self) -> None:
         if not self._joined:
-            await self._hub.join(self._member)
+            await self._hub.join(self._engine, self._member)
             self._joined = True
         if self._engine.to_release():
             await self._hub.release_partitions(self._engine)
         delivery = await self._hub.poll(self._engine, POLL_MESSAGES, POLL_WAIT_MS)
-        if self._engine.admit(delivery) or len(delivery):
-            await self._submit(delivery)
+        admitted = self._engine.admit(delivery)
+        if admitted:
+            await self._submit(delivery, admitted)
 
-    async def _submit(self, delivery: Delivery) -> None:
+    async def _submit(self, delivery: Delivery, admitted: int) -> None:
         """Admitted tasks must reach the engine: the window counts them as in flight already."""
         pause = RETRY_FIRST
         while True:
@@ -115,7 +117,7 @@ class WorkerLoop:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
         started = self._engine.submit(delivery, settled)
-        if started < len(delivery):
+        if started < admitted:  # the rest is settled already, or no task: their offsets want to be committed
             self._finished.set()
 
     async def _report_forever(self) -> None:

@@ -144,6 +144,11 @@ impl Window {
         self.partitions.iter().filter(|(_, p)| p.revoking && p.watermark.in_flight() == 0).map(|(&id, _)| id).collect()
     }
 
+    /// Whether no partition is owned.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
     /// Tasks delivered and not yet settled or handed on.
     pub fn in_flight(&self) -> usize {
         self.partitions.values().map(|p| p.watermark.in_flight()).sum()

@@ -1,1 +1,35 @@
-//! x
+//! The Python module `fetchbox._core`. Its manual is `python/fetchbox/_core.pyi`; each file holds one type of the boundary.
+
+mod client;
+mod completion;
+mod delivery;
+mod engine;
+mod error;
+mod fork;
+mod hub;
+mod outcome;
+mod tasks;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    error::register(module)?;
+    module.add_function(wrap_pyfunction!(tasks::compile_manifest, module)?)?;
+    module.add_function(wrap_pyfunction!(tasks::parse_manifest, module)?)?;
+    module.add_function(wrap_pyfunction!(tasks::compile_tasks, module)?)?;
+    module.add_function(wrap_pyfunction!(tasks::key_template_problem, module)?)?;
+    module.add_function(wrap_pyfunction!(tasks::failure_codes, module)?)?;
+    module.add_function(wrap_pyfunction!(outcome::outcome_from_json, module)?)?;
+    module.add_class::<tasks::TaskBatch>()?;
+    module.add_class::<delivery::Delivery>()?;
+    module.add_class::<delivery::Settled>()?;
+    module.add_class::<engine::Report>()?;
+    module.add_class::<outcome::OutcomeBatch>()?;
+    module.add_class::<outcome::Outcome>()?;
+    module.add_class::<client::HubClient>()?;
+    module.add_class::<engine::Engine>()?;
+    module.add_class::<hub::Hub>()?;
+    Ok(())
+}

@@ -1,0 +1,221 @@
+"""The library: download any iterable of URLs into a store, outcomes as they finish. No service, no files of its own.
+
+    for outcome in fetchbox.fetch(urls, store="out/"):
+        print(outcome.url, outcome.state, outcome.size, outcome.sha256)
+
+Input is consumed lazily and never more than 10,000 tasks ahead of the outcomes. A failed download is an outcome; exceptions are for misuse and broken stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from fetchbox._core import CoreError, Engine, Outcome
+from fetchbox.config import library_options
+from fetchbox.errors import ConfigError, StoreError, UsageError
+from fetchbox.manifest import DownloadTask, Resource
+
+AHEAD_LIMIT = 10_000
+"""Most tasks taken from the input and not given back as outcomes."""
+CHUNK = 256
+"""Tasks handed to the engine at once."""
+DRAIN_LIMIT = 1024
+WAIT_MS = 1000
+CLOSE_SECONDS = 5.0
+"""How long open transfers may take to end when the iteration is left."""
+
+Task = str | DownloadTask | Resource
+
+
+def fetch(urls: Iterable[Task], *, store: Any = "fetched", config: dict[str, Any] | None = None, concurrency: int | None = None, **options: Any) -> Iterator[Outcome]:
+    """Downloads `urls` and yields an Outcome for each, in the order in which they finish.
+
+    `urls` holds URLs or DownloadTasks. `store` is a directory, a URL (`s3://bucket/prefix`, `file:///…`) or an obstore store. `options` are keys of `[fetch]`
+    (`max_bytes="50MB"`, `allow_networks=[…]`, …) and `config` any other part of the configuration as nested dictionaries; `FETCHBOX__FETCH__*` in the
+    environment comes below both. Raises UsageError, ConfigError or StoreError before the first download. Leaving the loop early ends the downloads.
+    """
+    session = _Session(store, config, concurrency, options)
+    return _run(session, iter(_iterable(urls)))
+
+
+def _run(session: _Session, source: Iterator[Task]) -> Iterator[Outcome]:
+    # Everything native is made on the first step and closed by the same generator: an iterator that is never started owns nothing.
+    with session:
+        readable = select.poll()
+        readable.register(session.fileno(), select.POLLIN)
+        exhausted = False
+        while True:
+            while not exhausted and session.wants_more:
+                chunk = []
+                for task in source:
+                    chunk.append(task)
+                    if len(chunk) == session.chunk:
+                        break
+                exhausted = len(chunk) < session.chunk
+                session.submit(chunk)
+                if session.has_finished():
+                    break
+            outcomes = session.drain()
+            yield from outcomes
+            if outcomes:
+                continue
+            if exhausted and session.ahead == 0:
+                return
+            readable.poll(WAIT_MS)
+
+
+async def afetch(
+    urls: Iterable[Task] | AsyncIterable[Task],
+    *,
+    store: Any = "fetched",
+    config: dict[str, Any] | None = None,
+    concurrency: int | None = None,
+    **options: Any,
+) -> AsyncIterator[Outcome]:
+    """`fetch` for asyncio and uvloop; `urls` may be an async iterable as well. Cancelling the task or leaving the loop ends the downloads."""
+    session = _Session(store, config, concurrency, options)
+    source = _chunks(urls, session.chunk)
+    loop = asyncio.get_running_loop()
+    finished = asyncio.Event()
+    with session:
+        descriptor = session.fileno()
+        loop.add_reader(descriptor, finished.set)
+        feeder: asyncio.Task[list[Task] | None] | None = None
+        try:
+            exhausted = False
+            while True:
+                finished.clear()
+                for outcome in session.drain():
+                    yield outcome
+                if not exhausted and feeder is None and session.wants_more:
+                    feeder = asyncio.ensure_future(anext(source, None))
+                if exhausted and session.ahead == 0:
+                    return
+                waiter = asyncio.ensure_future(finished.wait())
+                try:
+                    waiting = {waiter} if feeder is None else {waiter, feeder}
+                    await asyncio.wait(waiting, timeout=WAIT_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiter.cancel()
+                if feeder is not None and feeder.done():
+                    chunk = feeder.result()
+                    feeder = None
+                    exhausted = chunk is None
+                    session.submit(chunk or [])
+        finally:
+            loop.remove_reader(descriptor)
+            if feeder is not None:
+                feeder.cancel()
+                await asyncio.gather(feeder, return_exceptions=True)
+            await source.aclose()
+
+
+class _Session:
+    """One engine for the length of an iteration, and how far the input is ahead of the outcomes."""
+
+    def __init__(self, store: Any, config: dict[str, Any] | None, concurrency: int | None, options: dict[str, Any]) -> None:
+        url, self._store = _store(store)
+        self._options = library_options(store_url=url, concurrency=concurrency, config=config, fetch=options)
+        self.chunk = min(CHUNK, max(int(self._options["concurrency"]), 1))
+        self.ahead = 0
+        self._next_index = 0
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> _Session:
+        try:
+            self._engine = Engine(orjson.dumps(self._options), self._store)
+        except CoreError as error:
+            if error.kind == "store":
+                raise StoreError(error.message) from error
+            raise ConfigError.single(error.code, error.message) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close(CLOSE_SECONDS)
+        self._engine = None
+
+    @property
+    def engine(self) -> Engine:
+        """The running engine."""
+        if self._engine is None:
+            raise UsageError("this iteration has ended")
+        return self._engine
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether another chunk stays within the limit ahead. Idle engines are fed first; beyond that a few rounds of work are enough."""
+        return self.ahead + self.chunk <= min(AHEAD_LIMIT, max(8 * int(self._options["concurrency"]), 2 * self.chunk))
+
+    def fileno(self) -> int:
+        """Turns readable when something finished."""
+        return self.engine.fileno()
+
+    def submit(self, tasks: list[Task]) -> None:
+        """Starts these tasks; their index is their place in the input."""
+        if not tasks:
+            return
+        rows = [_row(task, self._next_index + i) for i, task in enumerate(tasks)]
+        self._next_index += len(rows)
+        self.ahead += self.engine.submit_tasks(orjson.dumps(rows))
+
+    def has_finished(self) -> bool:
+        """Whether outcomes wait."""
+        return bool(select.select([self.fileno()], [], [], 0)[0])
+
+    def drain(self) -> list[Outcome]:
+        """The outcomes that wait, at most DRAIN_LIMIT."""
+        outcomes = self.engine.drain(DRAIN_LIMIT).outcomes()
+        self.ahead -= len(outcomes)
+        return outcomes
+
+
+def _row(task: Task, index: int) -> dict[str, Any]:
+    if isinstance(task, str):
+        return {"url": task, "id": str(index), "index": index}
+    if not isinstance(task, DownloadTask | Resource):
+        raise UsageError(f"item {index} is a {type(task).__name__}; give URLs as str, or fetchbox.DownloadTask")
+    row: dict[str, Any] = {"url": task.url, "id": str(index) if task.id is None else task.id, "index": index, "headers": task.headers, "tags": task.tags, "key": task.key}
+    if isinstance(task, DownloadTask):
+        row |= {"proxy": task.proxy, "bucket": task.bucket, "key_prefix": task.key_prefix, "metadata": task.metadata}
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _iterable(urls: Iterable[Task]) -> Iterable[Task]:
+    if isinstance(urls, str | bytes):
+        raise UsageError("urls is one string; give an iterable of URLs: [url]")
+    return urls
+
+
+async def _chunks(urls: Iterable[Task] | AsyncIterable[Task], size: int) -> AsyncIterator[list[Task]]:
+    chunk: list[Task] = []
+    if isinstance(urls, AsyncIterable):
+        async for task in urls:
+            chunk.append(task)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    else:
+        for task in _iterable(urls):
+            chunk.append(task)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
+
+
+def _store(store: Any) -> tuple[str, Any]:
+    """The store's URL for the engine, or the obstore store itself."""
+    if isinstance(store, str | os.PathLike):
+        text = os.fspath(store)
+        if isinstance(text, bytes):
+            raise UsageError("store is a bytes path; give it as str or Path")
+        return (text if "://" in text else Path(text).resolve().as_uri()), None
+    return "", store

@@ -1,0 +1,257 @@
+//! `Engine`: the download engine with the window over the partitions that it works on.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fetchbox_engine::report::{self, Context, Entry};
+use fetchbox_engine::window::{Malformed, Window};
+use fetchbox_engine::{EngineConfig, EngineError, FinishedKind, Submission};
+use fetchbox_model::message::{DownloadTask, HttpHeader, ProxyHint, StorageHint, TaskAttributes};
+use pyo3::prelude::*;
+use pyo3_object_store::PyObjectStore;
+use serde::Deserialize;
+
+use crate::completion::{Wakeup, lock};
+use crate::delivery::{Delivery, Settled};
+use crate::error::CoreError;
+use crate::fork::Guard;
+use crate::outcome::OutcomeBatch;
+
+/// What a worker publishes in one durable step.
+#[pyclass(frozen, module = "fetchbox._core")]
+pub struct Report {
+    pub entries: Vec<Entry>,
+    /// Per partition of `jobs.tasks`, the offset to commit.
+    pub commits: Vec<(u32, u64)>,
+}
+
+#[pymethods]
+impl Report {
+    fn __len__(&self) -> usize {
+        self.entries.len() + self.commits.len()
+    }
+}
+
+#[pyclass(frozen, module = "fetchbox._core")]
+pub struct Engine {
+    guard: Guard,
+    engine: Mutex<Option<Arc<fetchbox_engine::Engine>>>,
+    pub window: Mutex<Window>,
+    malformed: Mutex<Vec<Malformed>>,
+    wakeup: Arc<Wakeup>,
+    backlog: AtomicUsize,
+    closing: AtomicBool,
+    log_stored: bool,
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (options, store = None, log_stored = false))]
+    fn new(py: Python<'_>, options: &[u8], store: Option<PyObjectStore>, log_stored: bool) -> PyResult<Self> {
+        let config: EngineConfig = serde_json::from_slice(options).map_err(|error| CoreError::new("config", "engine", error.to_string()))?;
+        let wakeup = Arc::new(Wakeup::new()?);
+        let wake = Arc::clone(&wakeup);
+        let store = store.map(PyObjectStore::into_dyn);
+        let engine =
+            py.detach(|| fetchbox_engine::Engine::start(config, store, Arc::new(move || wake.notify()))).map_err(engine_error)?;
+        Ok(Self {
+            guard: Guard::new(),
+            engine: Mutex::new(Some(Arc::new(engine))),
+            window: Mutex::default(),
+            malformed: Mutex::default(),
+            wakeup,
+            backlog: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            log_stored,
+        })
+    }
+
+    fn fileno(&self) -> RawFd {
+        self.wakeup.fd()
+    }
+
+    fn admit(&self, py: Python<'_>, delivery: &Delivery) -> usize {
+        py.detach(|| delivery.admit(&mut lock(&self.window)))
+    }
+
+    fn submit(&self, py: Python<'_>, delivery: &Delivery, settled: &Settled) -> PyResult<usize> {
+        let engine = self.running()?;
+        py.detach(|| {
+            let intake = delivery.take();
+            let mut submissions = Vec::with_capacity(intake.tasks.len());
+            {
+                let mut window = lock(&self.window);
+                for placed in intake.tasks {
+                    if settled.covers(&placed.task) {
+                        window.settle(placed.token);
+                    } else {
+                        submissions.push(Submission { task: placed.task, token: placed.token });
+                    }
+                }
+            }
+            lock(&self.malformed).extend(intake.malformed);
+            let started = submissions.len();
+            self.backlog.fetch_add(started, Ordering::Relaxed);
+            engine.submit(submissions);
+            Ok(started)
+        })
+    }
+
+    fn submit_tasks(&self, py: Python<'_>, tasks: &[u8]) -> PyResult<usize> {
+        let engine = self.running()?;
+        let tasks: Vec<LibraryTask> = serde_json::from_slice(tasks).map_err(CoreError::invalid)?;
+        py.detach(|| {
+            let started = tasks.len();
+            self.backlog.fetch_add(started, Ordering::Relaxed);
+            engine.submit(tasks.into_iter().map(LibraryTask::into_submission).collect());
+            Ok(started)
+        })
+    }
+
+    fn drain(&self, py: Python<'_>, limit: usize) -> PyResult<OutcomeBatch> {
+        let engine = self.running()?;
+        let finished = py.detach(|| {
+            self.wakeup.reset();
+            engine.drain(limit)
+        });
+        self.backlog.fetch_sub(finished.len(), Ordering::Relaxed);
+        Ok(OutcomeBatch { finished })
+    }
+
+    fn settle(&self, py: Python<'_>, outcomes: &OutcomeBatch) -> Report {
+        let context = Context { now_ms: now_ms(), log_stored: self.log_stored };
+        py.detach(|| {
+            let malformed = std::mem::take(&mut *lock(&self.malformed));
+            let entries = report::build(&outcomes.finished, &malformed, context);
+            let mut window = lock(&self.window);
+            let closing = self.closing.load(Ordering::Relaxed);
+            for item in &outcomes.finished {
+                // What a closing engine dropped is delivered again; what it dropped before was cancelled in the ledger.
+                if !(closing && matches!(item.result, FinishedKind::Dropped)) {
+                    window.settle(item.token);
+                }
+            }
+            for bad in &malformed {
+                window.settle(bad.token);
+            }
+            Report { entries, commits: window.take_commits() }
+        })
+    }
+
+    fn unload(&self) {
+        lock(&self.window).assign(&[], &[]);
+    }
+
+    fn to_release(&self) -> usize {
+        lock(&self.window).released().len()
+    }
+
+    fn backlog(&self) -> usize {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    fn cancel(&self, py: Python<'_>, job_id: &str) -> PyResult<()> {
+        let engine = self.running()?;
+        py.detach(|| engine.cancel(job_id));
+        Ok(())
+    }
+
+    fn begin_close(&self, py: Python<'_>) -> PyResult<()> {
+        self.closing.store(true, Ordering::Relaxed);
+        let engine = self.running()?;
+        py.detach(|| engine.begin_close());
+        Ok(())
+    }
+
+    fn close(&self, py: Python<'_>, timeout: f64) {
+        self.closing.store(true, Ordering::Relaxed);
+        let taken = lock(&self.engine).take();
+        if let Some(engine) = taken {
+            let timeout = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::from_secs(5));
+            py.detach(|| {
+                engine.begin_close();
+                // Another thread may be inside a call: it holds the engine for microseconds.
+                let mut shared = engine;
+                for _ in 0..1000 {
+                    match Arc::try_unwrap(shared) {
+                        Ok(engine) => return engine.close(timeout),
+                        Err(back) => shared = back,
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+        }
+    }
+
+    fn metrics(&self, py: Python<'_>) -> String {
+        match self.running() {
+            Ok(engine) => py.detach(|| engine.metrics_text()),
+            Err(_) => String::new(),
+        }
+    }
+}
+
+impl Engine {
+    fn running(&self) -> PyResult<Arc<fetchbox_engine::Engine>> {
+        self.guard.check("Engine")?;
+        let closed = || CoreError::new("closed", "CLOSED", "the engine is closed");
+        Ok(lock(&self.engine).clone().ok_or_else(closed)?)
+    }
+}
+
+fn engine_error(error: EngineError) -> CoreError {
+    match error {
+        EngineError::Store(message) => CoreError::new("store", "storage.url", message),
+        other => CoreError::new("config", "engine", other.to_string()),
+    }
+}
+
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A task as the library gives it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LibraryTask {
+    url: String,
+    id: String,
+    index: u32,
+    headers: BTreeMap<String, String>,
+    tags: BTreeMap<String, String>,
+    proxy: Option<String>,
+    key: Option<String>,
+    bucket: Option<String>,
+    key_prefix: Option<String>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl LibraryTask {
+    fn into_submission(mut self) -> Submission {
+        let checksum_hint = self.tags.remove("checksum_hint").unwrap_or_default();
+        let mime_hint = self.tags.get("content_type").cloned().unwrap_or_default();
+        let hint = StorageHint {
+            bucket: self.bucket.unwrap_or_default(),
+            key_prefix: self.key_prefix.unwrap_or_default(),
+            metadata: self.metadata,
+            key: self.key.unwrap_or_default(),
+        };
+        let task = DownloadTask {
+            job_id: "fetch".to_owned(),
+            job_type: "default".to_owned(),
+            resource_id: self.id,
+            url: self.url,
+            headers: self.headers.into_iter().map(|(name, value)| HttpHeader { name: name.to_ascii_lowercase(), value }).collect(),
+            proxy_hint: self.proxy.map(|primary_pool| ProxyHint { primary_pool, fallbacks: Vec::new() }),
+            storage_hint: Some(hint),
+            attributes: Some(TaskAttributes { tags: self.tags, checksum_hint, mime_hint, extra: bytes::Bytes::new() }),
+            resource_index: self.index,
+            ..DownloadTask::default()
+        };
+        Submission { token: u64::from(task.resource_index), task }
+    }
+}

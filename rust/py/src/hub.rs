@@ -1,0 +1,94 @@
+//! `Hub`: opens the database and serves it from a runtime of its own.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fetchbox_hub::{HubConfig, HubOpenError};
+use pyo3::prelude::*;
+use tokio::runtime::Runtime;
+
+use crate::completion::lock;
+use crate::error::CoreError;
+use crate::fork::Guard;
+
+/// The exit code of a hub whose database failed: what was not acknowledged is posted or reported again to its successor.
+const EXIT_FATAL: i32 = 70;
+/// How long open connections may take to end.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+#[pyclass(frozen, module = "fetchbox._core")]
+pub struct Hub {
+    guard: Guard,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    hub: Arc<fetchbox_hub::Hub>,
+    runtime: Runtime,
+}
+
+#[pymethods]
+impl Hub {
+    #[new]
+    fn new(py: Python<'_>, options: &[u8]) -> PyResult<Self> {
+        let config: HubConfig = serde_json::from_slice(options).map_err(|error| CoreError::new("config", "hub", error.to_string()))?;
+        let running = py.detach(|| start(config))?;
+        Ok(Self { guard: Guard::new(), running: Mutex::new(Some(running)) })
+    }
+
+    fn metrics(&self, py: Python<'_>) -> PyResult<String> {
+        self.guard.check("Hub")?;
+        let hub = lock(&self.running).as_ref().map(|running| Arc::clone(&running.hub));
+        Ok(hub.map_or_else(String::new, |hub| py.detach(|| hub.metrics_text())))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let taken = lock(&self.running).take();
+        if let Some(Running { hub, runtime }) = taken {
+            py.detach(|| {
+                hub.shutdown();
+                runtime.shutdown_timeout(SHUTDOWN);
+                if let Ok(hub) = Arc::try_unwrap(hub) {
+                    hub.close();
+                }
+            });
+        }
+    }
+}
+
+fn start(config: HubConfig) -> Result<Running, CoreError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("fetchbox-hub")
+        .enable_all()
+        .build()
+        .map_err(|error| CoreError::new("internal", "RUNTIME", error.to_string()))?;
+    let guard = runtime.enter();
+    let hub = Arc::new(fetchbox_hub::Hub::open(config).map_err(open_error)?);
+    drop(guard);
+    let fatal = hub.fatal();
+    runtime.spawn(async move { end_process(&fatal.await) });
+    let (serving, bound) = (Arc::clone(&hub), hub.bind().map_err(open_error)?);
+    runtime.spawn(async move {
+        if let Err(error) = serving.serve(bound).await {
+            end_process(&error.to_string());
+        }
+    });
+    Ok(Running { hub, runtime })
+}
+
+/// After a failed commit nothing may be acknowledged any more, so the process ends at once, without running anything else.
+fn end_process(reason: &str) -> ! {
+    let _ = writeln!(std::io::stderr(), "fetchbox: hub: {reason}");
+    // SAFETY: _exit has no preconditions; it skips destructors, which might write.
+    unsafe { libc::_exit(EXIT_FATAL) }
+}
+
+fn open_error(error: HubOpenError) -> CoreError {
+    let code = match error {
+        HubOpenError::Config(_) => "hub",
+        _ => "hub.path",
+    };
+    CoreError::new("store", code, error.to_string())
+}
