@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from fetchbox._core import CoreError, Engine, Outcome
-from fetchbox.config import library_options
+from fetchbox.config import Config, engine_options, load_library
 from fetchbox.errors import ConfigError, StoreError, UsageError
 from fetchbox.manifest import DownloadTask, Resource
 
@@ -34,12 +34,12 @@ CLOSE_SECONDS = 5.0
 Task = str | DownloadTask | Resource
 
 
-def fetch(urls: Iterable[Task], *, store: Any = "fetched", config: dict[str, Any] | None = None, concurrency: int | None = None, **options: Any) -> Iterator[Outcome]:
+def fetch(urls: Iterable[Task], *, store: Any = "fetched", config: Config | Mapping[str, Any] | Path | None = None, concurrency: int | None = None, **options: Any) -> Iterator[Outcome]:
     """Downloads `urls` and yields an Outcome for each, in the order in which they finish.
 
     `urls` holds URLs or DownloadTasks. `store` is a directory, a URL (`s3://bucket/prefix`, `file:///…`) or an obstore store. `options` are keys of `[fetch]`
-    (`max_bytes="50MB"`, `allow_networks=[…]`, …) and `config` any other part of the configuration as nested dictionaries; `FETCHBOX__FETCH__*` in the
-    environment comes below both. Raises UsageError, ConfigError or StoreError before the first download. Leaving the loop early ends the downloads.
+    (`max_bytes="50MB"`, `allow_networks=[…]`, …), laid over `config` (a Config, nested dictionaries or a file) or, without it, over `FETCHBOX__FETCH__*` in the
+    environment. Raises UsageError, ConfigError or StoreError before the first download. Leaving the loop early ends the downloads.
     """
     session = _Session(store, config, concurrency, options)
     return _run(session, iter(_iterable(urls)))
@@ -75,7 +75,7 @@ async def afetch(
     urls: Iterable[Task] | AsyncIterable[Task],
     *,
     store: Any = "fetched",
-    config: dict[str, Any] | None = None,
+    config: Config | Mapping[str, Any] | Path | None = None,
     concurrency: int | None = None,
     **options: Any,
 ) -> AsyncIterator[Outcome]:
@@ -120,9 +120,14 @@ async def afetch(
 class _Session:
     """One engine for the length of an iteration, and how far the input is ahead of the outcomes."""
 
-    def __init__(self, store: Any, config: dict[str, Any] | None, concurrency: int | None, options: dict[str, Any]) -> None:
+    def __init__(self, store: Any, config: Config | Mapping[str, Any] | Path | None, concurrency: int | None, options: dict[str, Any]) -> None:
         url, self._store = _store(store)
-        self._options = library_options(store_url=url, concurrency=concurrency, config=config, fetch=options)
+        if concurrency is not None:
+            options = {**options, "concurrency": concurrency}
+        self._options = engine_options(load_library(config=config, **options))
+        self._options["storage"]["url"] = url
+        # A crash of this process loses nothing that anybody counted on: no fsync, as with any other downloader.
+        self._options["sync_files"] = False
         self.chunk = min(CHUNK, max(int(self._options["concurrency"]), 1))
         self.ahead = 0
         self._next_index = 0
@@ -193,7 +198,7 @@ def _iterable(urls: Iterable[Task]) -> Iterable[Task]:
     return urls
 
 
-async def _chunks(urls: Iterable[Task] | AsyncIterable[Task], size: int) -> AsyncIterator[list[Task]]:
+async def _chunks(urls: Iterable[Task] | AsyncIterable[Task], size: int) -> AsyncGenerator[list[Task], None]:
     chunk: list[Task] = []
     if isinstance(urls, AsyncIterable):
         async for task in urls:
