@@ -1,6 +1,7 @@
 """The channel between the supervisor and one of its children: JSON lines over an inherited socket.
 
-The first line that a child receives is its start order with the configuration; end of file means that the supervisor is gone, and the child drains.
+The first line that a child receives is its start order with the configuration; end of file means that the supervisor is gone, and the
+child drains.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Control:
     """What a role is given: how to say that it is ready, how it stands, and how it learns that it must end.
 
     `role` and `index` name this process. `listen_fd` is the listening socket that the supervisor bound for an api process, or None.
-    `draining` is set once the process should finish what it holds and return; `drain_until` is then the monotonic time by which it must have.
+    `draining` is set once the process should finish what it holds and return; `drain_until` is then the monotonic time by which it must
+    have.
     """
 
     def __init__(self, role: str, index: int, *, listen_fd: int | None = None, channel: Channel | None = None) -> None:

@@ -74,7 +74,8 @@ class HubUnavailable(FetchboxError):
 class Refused(FetchboxError):
     """The service said no, and why: `code` as in the HTTP table.
 
-    `retry_after` is in seconds, `job_id` names the job that the refusal is about, `details` every fault, `status` the HTTP status if one was received.
+    `retry_after` is in seconds, `job_id` names the job that the refusal is about, `details` every fault, `status` the HTTP status if one
+    was received.
     """
 
     def __init__(

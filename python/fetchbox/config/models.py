@@ -1,0 +1,196 @@
+"""The whole configuration, section by section. Names, units and defaults here are what docs/configuration.md is made from."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import Field, PrivateAttr, SecretStr
+
+from fetchbox.config.base import Count, CountOrZero, Name, Section
+from fetchbox.config.fetching import Fetch, JobType, Proxy, Storage
+from fetchbox.config.units import Duration, DurationOrZero, RateOrZero, Size
+
+TASK_PARTITIONS = 64
+
+
+class Server(Section):
+    """The HTTP API."""
+
+    bind_addr: str = "127.0.0.1:8080"
+    """Address and port; port 0 takes a free one."""
+    processes: Count = 1
+    """API processes. One takes thousands of jobs a second; add more when it is at 100 % CPU."""
+    max_manifest_bytes: Size = 5_000_000
+    """Largest manifest, after decompression."""
+    max_resources: Annotated[int, Field(ge=1, le=65_536)] = 1000
+    """Most resources of one manifest."""
+    max_header_bytes: Size = 8000
+    """Longest value of a resource's header; at most 32 headers."""
+    api_tokens: Annotated[dict[str, str], Field(repr=False)] = {}
+    """Bearer token → tenant. Without tokens every client is taken at its word."""
+    operator_token: SecretStr | None = None
+    """Opens /operators."""
+    allow_anonymous: bool = False
+    """Whether an address that is not loopback may be bound although neither tokens nor operator_token are set."""
+    rate_limit: RateOrZero = 50.0
+    """Jobs per tenant, for the whole service; "50/s". 0 for no limit."""
+    tls_cert: str | None = None
+    """PEM file with the certificate chain."""
+    tls_key: str | None = None
+    """PEM file with its private key."""
+
+
+class Hub(Section):
+    """The process that owns the database."""
+
+    path: str = "{data_dir}/hub"
+    """Directory of the database."""
+    url: str | None = None
+    """Where api and worker find the hub: `unix:///path` or `tcp://host:port`. Default: the socket in data_dir."""
+    listen: str | None = None
+    """A further address that the hub serves, for workers on other hosts: `tcp://0.0.0.0:8090`. Needs token, and off loopback TLS."""
+    token: SecretStr | None = None
+    """What a connection over TCP must show."""
+    tls_cert: str | None = None
+    """PEM file with the hub's certificate chain."""
+    tls_key: str | None = None
+    """PEM file with its private key."""
+    tls_ca: str | None = None
+    """PEM file with the roots that clients of the hub trust."""
+    durability: Literal["sync", "buffer"] = "sync"
+    """`sync`: on disk before it is acknowledged. `buffer`: in the system's cache, lost when the machine (not the process) dies."""
+    outbox_max_bytes: Size = 1_000_000_000
+    """How much may wait for a broker that is away before ingest answers 503."""
+
+
+class Broker(Section):
+    """Where tasks and outcomes travel."""
+
+    url: str = "embedded"
+    """`embedded` (in the hub), or `iggy://user:password@host:8090`."""
+    tls_cert: str | None = None
+    """PEM file with a client certificate chain."""
+    tls_key: str | None = None
+    """PEM file with its private key."""
+    tls_ca: str | None = None
+    """PEM file with the roots that are trusted."""
+
+
+class Tasks(Section):
+    """How tasks spread over workers."""
+
+    partitions: Annotated[int, Field(ge=1, le=1024)] = TASK_PARTITIONS
+    """Partitions of jobs.tasks, the most workers that can share a fleet. An existing topic's number wins."""
+    partition_by: Literal["job", "host"] = "job"
+    """`host` sends all tasks of a host to one worker, so that its limits hold for the fleet."""
+
+
+class Worker(Section):
+    """The download processes."""
+
+    processes: CountOrZero = 1
+    """Worker processes on this machine. One uses several cores; add more when its loop is the limit."""
+    concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Downloads at once, in each process."""
+    memory_budget: Size = 256_000_000
+    """Bytes of bodies held in memory at once, in each process."""
+    flush_interval: DurationOrZero = 0.02
+    """How long outcomes may wait for others to share one durable commit."""
+
+
+class Retention(Section):
+    """How long things are kept. Nothing unsettled is ever removed."""
+
+    job_ttl: Duration = 30 * 86400.0
+    """Settled jobs in the ledger."""
+    ledger_max_bytes: Size = 5_000_000_000
+    """Size of the ledger, from which on the oldest settled jobs go first."""
+    tasks_ttl: Duration = 7 * 86400.0
+    """Records of jobs.tasks and jobs.retry."""
+    status_ttl: Duration = 14 * 86400.0
+    """Records of jobs.status and jobs.events."""
+    logs_ttl: Duration = 30 * 86400.0
+    """Records of jobs.logs."""
+    dlq_ttl: Duration = 90 * 86400.0
+    """Records of jobs.dlq."""
+    stream_max_bytes: Size = 10_000_000_000
+    """Size of each topic, from which on the oldest consumed records go first."""
+
+
+class Callbacks(Section):
+    """Webhooks of settled jobs."""
+
+    secret: SecretStr | None = None
+    """Signs callbacks (Standard Webhooks): "whsec_" and base64."""
+    allow_networks: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """CIDR networks that callbacks may reach although the address policy refuses them."""
+
+
+class Telemetry(Section):
+    """What FetchBox says about itself."""
+
+    metrics_addr: str = "127.0.0.1:9464"
+    """Address and port of /metrics and /health on this node; "" for none."""
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+    """`auto`: pretty on a terminal, JSON lines elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is logged."""
+    otlp_endpoint: str | None = None
+    """OTLP over HTTP for traces; needs the extra `fetchbox[otel]`. The OTEL_* variables are honoured."""
+
+
+class Client(Section):
+    """For commands and clients that talk to a service."""
+
+    url: str | None = None
+    """The service. Default: server.bind_addr."""
+    token: SecretStr | None = None
+    """Sent as bearer token."""
+
+
+class Config(Section):
+    """Everything, checked. Make one with `fetchbox.config.load`."""
+
+    data_dir: str = "fetchbox-data"
+    """Where everything that must survive lies; {data_dir} in other values stands for its absolute path."""
+    drain_timeout: Duration = 25.0
+    """From SIGTERM to the end: work under way may finish within this, the rest is taken up by the next start."""
+    server: Server = Server()
+    hub: Hub = Hub()
+    broker: Broker = Broker()
+    tasks: Tasks = Tasks()
+    storage: Storage = Storage()
+    worker: Worker = Worker()
+    fetch: Fetch = Fetch()
+    job_types: dict[Name, JobType] = {}
+    proxy: Proxy = Proxy()
+    retention: Retention = Retention()
+    callbacks: Callbacks = Callbacks()
+    telemetry: Telemetry = Telemetry()
+    client: Client = Client()
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def source_of(self, path: str) -> str | None:
+        """What set the value at a dotted path, or a part of it: a file's name, a variable's name; None for a default."""
+        while path:
+            if (source := self._sources.get(path)) is not None:
+                return source
+            path = path.rpartition(".")[0]
+        return None
+
+    def job_type(self, name: str) -> JobType | None:
+        """The job type of that name; `default` exists even when nothing configures it."""
+        return self.job_types.get(name, JobType() if name == "default" else None)
+
+    def fetch_for(self, job_type: str) -> Fetch:
+        """`[fetch]` with the keys that the job type overrides."""
+        chosen = self.job_types.get(job_type)
+        if chosen is None or not chosen.fetch.model_fields_set:
+            return self.fetch
+        return self.fetch.model_copy(update={key: getattr(chosen.fetch, key) for key in chosen.fetch.model_fields_set})
+
+    def in_data_dir(self, *names: str) -> str:
+        """A path below data_dir."""
+        return os.path.join(self.data_dir, *names)

@@ -1,0 +1,108 @@
+"""The configuration on its way to other processes and to the native module."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from fetchbox.config import addresses
+from fetchbox.config.models import Config
+
+
+def to_child_json(config: Config) -> str:
+    """The whole configuration, secrets included: for the supervisor's channel to a child and nowhere else."""
+    return json.dumps(_plain(config.model_dump(exclude_unset=True)), separators=(",", ":"))
+
+
+def from_child_json(text: str) -> Config:
+    """What `to_child_json` wrote; it was checked before."""
+    return Config.model_validate(json.loads(text))
+
+
+def hub_url(config: Config) -> str:
+    """Where this configuration's hub answers."""
+    return config.hub.url or f"unix://{addresses.default_socket(config.data_dir)}"
+
+
+def engine_options(config: Config, *, library: bool = False) -> dict[str, Any]:
+    """The native engine's options: seconds, bytes, bytes per second.
+
+    A library's engine syncs no files and has no ports of its own to guard.
+    """
+    job_types = {}
+    for name, job_type in config.job_types.items():
+        plain: dict[str, Any] = _plain(job_type.model_dump(include={"default_headers", "auth", "proxy", "storage", "transport"}))
+        plain["fetch"] = _plain(job_type.fetch.model_dump(exclude_unset=True))
+        job_types[name] = plain
+    return {
+        "concurrency": config.worker.concurrency,
+        "memory_budget": config.worker.memory_budget,
+        "fetch": _fetch(_plain(config.fetch.model_dump())),
+        "storage": _plain(config.storage.model_dump()),
+        "job_types": job_types,
+        "proxy_pools": {name: _plain(pool.model_dump()) for name, pool in config.proxy.pools.items()},
+        "blocked_endpoints": [] if library else _own_endpoints(config),
+        "sync_files": not library and config.hub.durability == "sync",
+    }
+
+
+def _fetch(fetch: dict[str, Any]) -> dict[str, Any]:
+    if not fetch["user_agent"]:
+        del fetch["user_agent"]
+    return fetch
+
+
+def _own_endpoints(config: Config) -> list[str]:
+    """Our own ports and the store's, as `ip:port`; a port bound on every address is guarded on loopback too."""
+    bound = [config.server.bind_addr, config.telemetry.metrics_addr]
+    bound += [url.removeprefix("tcp://") for url in (config.hub.listen, config.hub.url) if url is not None and url.startswith("tcp://")]
+    found = []
+    for text in filter(None, bound):
+        host, port = addresses.parse_address(text)
+        hosts = [host]
+        if addresses.is_wildcard(host):
+            hosts += ["127.0.0.1", "::1"]
+        elif host == "localhost":
+            hosts = ["127.0.0.1", "::1"]
+        found += [addresses.format_address(name, port) for name in hosts if port]
+    for url, default in ((config.storage.endpoint, None), (config.broker.url, 8090)):
+        parts = urlsplit(url or "")
+        if parts.hostname:
+            port = parts.port or default or (443 if parts.scheme == "https" else 80)
+            found.append(addresses.format_address(parts.hostname, port))
+    return [endpoint for endpoint in dict.fromkeys(found) if _is_literal(endpoint)]
+
+
+def _is_literal(endpoint: str) -> bool:
+    host = addresses.parse_address(endpoint)[0]
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def hub_options(config: Config) -> dict[str, Any]:
+    """The native hub's options."""
+    hub = config.hub
+    return {
+        "path": hub.path,
+        "socket": addresses.default_socket(config.data_dir) if hub.url is None else addresses.parse_hub_url(hub.url)[1],
+        "listen": hub.listen,
+        "token": _plain(hub.token),
+        "tls_cert": hub.tls_cert,
+        "tls_key": hub.tls_key,
+        "durability": hub.durability,
+        "outbox_max_bytes": hub.outbox_max_bytes,
+        "task_partitions": config.tasks.partitions,
+        "retention": _plain(config.retention.model_dump()),
+    }
