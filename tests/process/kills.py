@@ -1,0 +1,92 @@
+"""Random kills, replayable: a plan made from a seed, carried out at points of progress, and what was seen meanwhile."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.process.background import Background
+from tests.process.oracle import Oracle
+from tests.process.service import Service
+from tests.process.waiting import wait_for
+
+TREE = "everything"
+"""The supervisor with all its children."""
+PROGRESS_LIMIT = 60.0
+"""Seconds in which the origin must see the next requests, whatever was killed before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One kill: when the origin has seen `at` requests, and whom."""
+
+    at: int
+    whom: str
+
+
+@dataclass(slots=True)
+class Kills:
+    """What the kills met."""
+
+    seed: int
+    done: Counter[str] = field(default_factory=Counter)
+    idle: int = 0
+    """Kills before which nothing had been asked of the origin since the one before."""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        who = ", ".join(f"{count} × {whom}" for whom, count in sorted(self.done.items()))
+        return f"seed {self.seed}: {self.done.total()} SIGKILLs ({who}) in {self.seconds:.1f} s"
+
+
+def plan(seed: int, kills: int, requests: int, *, least: int, tree: int) -> list[Kill]:
+    """`kills` kills spread at random over `requests` requests: at least `least` of each role, `tree` of everything, the rest by chance."""
+    chance = random.Random(seed)
+    roles = ("api", "hub", "worker")
+    assert kills >= least * len(roles) + tree, "fewer kills than are asked for"
+    whom = [role for role in roles for _ in range(least)] + [TREE] * tree
+    whom += [chance.choice(roles) for _ in range(kills - len(whom))]
+    chance.shuffle(whom)
+    # Work is under way from the first requests on and still is when the last kill comes.
+    first, last = requests // 50, requests - requests // 25
+    points = sorted(chance.sample(range(first, last), kills))
+    return [Kill(at, role) for at, role in zip(points, whom, strict=True)]
+
+
+def carry_out(service: Service, oracle: Oracle, kills: Sequence[Kill], seed: int, helpers: Sequence[Background]) -> Kills:
+    """Carries out the plan; the helpers post and sample meanwhile. AssertionError when work stops or a helper fails."""
+    result = Kills(seed)
+    started = time.monotonic()
+    seen_before = -1
+    for number, kill in enumerate(kills):
+        # Work that a kill undid is asked for again, so the journal runs ahead of the plan; it never lags behind.
+        target = max(kill.at, seen_before + 1)
+
+        def reached(target: int = target) -> bool:
+            for helper in helpers:
+                helper.raise_failure()
+            return oracle.journal.total >= target
+
+        wait_for(
+            f"request {target} at the origin, for kill {number} ({kill.whom}) of seed {seed}; the ones before: {list(kills[:number][-5:])}",
+            reached,
+            PROGRESS_LIMIT,
+            describe=service.dump,
+        )
+        seen_before = oracle.journal.total
+        strike(service, kill.whom)
+        result.done[kill.whom] += 1
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def strike(service: Service, whom: str) -> None:
+    """One SIGKILL. After the whole tree's it is started again; single processes are the supervisor's business."""
+    if whom == TREE:
+        service.kill_tree()
+        service.launch()
+    else:
+        service.kill_one(whom)

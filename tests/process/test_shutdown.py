@@ -1,0 +1,172 @@
+"""How it ends, and how it refuses to start: exit codes, messages, children, what is left afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.process.background import posting
+from tests.process.load import Wanted, of, plain
+from tests.process.oracle import Oracle
+from tests.process.origins import OriginProcess
+from tests.process.processes import await_end, descendants
+from tests.process.service import Service, clean_environment, command
+from tests.process.waiting import wait_for
+
+
+def test_sigterm_under_load_drains_and_loses_nothing(tmp_path: Path) -> None:
+    with OriginProcess(tmp_path, pace=200) as origin, Service(tmp_path / "service", {"worker": {"processes": 2}}).start() as service:
+        oracle = Oracle(service.http, service.assets, origin.journal)
+        for _ in range(3):
+            with posting(oracle, (plain(origin.base_url, job, 50) for job in range(8)), ahead=200) as poster:
+                target = origin.journal.total + 60
+                wait_for("requests at the origin", lambda target=target: origin.journal.total >= target, 30, describe=service.dump)  # type: ignore[misc]
+                service.end()
+                service.start()
+                poster.join(60)
+        oracle.await_settled(60)
+        report = oracle.check(ratio=1.1)
+        assert report.jobs == 8
+        service.end()
+
+
+def test_ctrl_c_drains_like_sigterm(tmp_path: Path) -> None:
+    with Service(tmp_path).start() as service:
+        below = descendants(service.process.pid)
+        # A terminal sends it to the whole group.
+        os.killpg(service.process.pid, signal.SIGINT)
+        service.await_exit(0)
+        await_end(below, 1)
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path, origin: OriginProcess) -> None:
+    """The first one waits for a download that takes a minute; who presses again has no patience."""
+    with Service(tmp_path / "service", {"drain_timeout": 30}).start() as service:
+        oracle = Oracle(service.http, service.assets, origin.journal)
+        oracle.post(of(origin.base_url, "slow", [Wanted(id="slow", target="/delay/60/bytes/10")]))
+        wait_for("the request", lambda: origin.journal.total == 1, 15, describe=service.dump)
+        below = descendants(service.process.pid)
+        os.killpg(service.process.pid, signal.SIGINT)
+        wait_for("the ingress to close", lambda: service.http.status("/health/ready") != 200, 10, describe=service.dump)
+        os.killpg(service.process.pid, signal.SIGINT)
+        service.await_exit(limit=5)
+        await_end(below, 2)
+
+
+def test_a_drain_ends_in_time_although_a_download_does_not(tmp_path: Path, origin: OriginProcess) -> None:
+    with Service(tmp_path / "service", {"drain_timeout": 4}).start() as service:
+        oracle = Oracle(service.http, service.assets, origin.journal)
+        job_id = oracle.post(of(origin.base_url, "slow", [Wanted(id="slow", target="/delay/60/bytes/10")]))
+        wait_for("the request", lambda: origin.journal.total == 1, 15, describe=service.dump)
+        below = descendants(service.process.pid)
+        service.process.send_signal(signal.SIGTERM)
+        service.await_exit(0, limit=5)
+        await_end(below, 1)
+        service.start()
+        job = service.http.job(job_id)
+        assert (job["resource_pending"], job["resource_total"]) == (1, 1)
+        wait_for("the request to come again", lambda: origin.journal.total == 2, 30, describe=service.dump)
+        service.process.send_signal(signal.SIGTERM)
+        service.await_exit(0, limit=5)
+
+
+def fails(arguments: Sequence[str], directory: Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Exit status and stderr of a command that must end by itself."""
+    done = subprocess.run(
+        command(*arguments),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=directory,
+        env={**clean_environment(), **(environment or {})},
+        check=False,
+    )
+    return done.returncode, done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "hints"),
+    [
+        ("[server]\nbind_adr = '127.0.0.1:1'\n", ["bind_adr", "bind_addr"]),
+        ("[fetch]\nconnect_timeout = '-3s'\n", ["connect_timeout"]),
+        ("[worker]\nprocesses = 65\n", ["partitions"]),
+        ("[storage]\nurl = 'ftp://nowhere'\n", ["storage.url"]),
+        ("[server]\nbind_addr = '0.0.0.0:0'\n", ["allow_anonymous"]),
+        ("this is no TOML\n", ["fetchbox.toml"]),
+    ],
+)
+def test_a_wrong_configuration_is_told_in_plain_words(tmp_path: Path, text: str, hints: list[str]) -> None:
+    config = tmp_path / "fetchbox.toml"
+    config.write_text(text)
+    status, message = fails(["up", "--config", str(config)], tmp_path)
+    assert status in (1, 2), message
+    assert "Traceback" not in message
+    assert all(hint in message for hint in hints), message
+    assert len(message.strip().splitlines()) <= 3, message
+    assert not (tmp_path / "fetchbox-data").exists(), "a refused start leaves nothing behind"
+
+
+def test_an_unknown_option_and_a_missing_file(tmp_path: Path) -> None:
+    status, message = fails(["up", "--wrokers", "3"], tmp_path)
+    assert (status, "wrokers" in message) == (2, True), message
+    status, message = fails(["up", "--config", str(tmp_path / "nowhere.toml")], tmp_path)
+    assert status in (1, 2)
+    assert "nowhere.toml" in message
+    assert "Traceback" not in message
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(service.url.rpartition(":")[2])))
+        taken.listen()
+        status, message = fails(["up", "--config", str(service.config_path)], tmp_path)
+    assert status == 1, message
+    assert service.url.removeprefix("http://") in message, message
+    assert "Traceback" not in message
+    service.close()
+
+
+def test_a_taken_telemetry_port_is_named(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(service.metrics_url.rpartition(":")[2])))
+        taken.listen()
+        status, message = fails(["up", "--config", str(service.config_path)], tmp_path)
+    assert status == 1, message
+    assert service.metrics_url.removeprefix("http://") in message, message
+    assert "Traceback" not in message
+    service.close()
+
+
+def test_a_second_service_on_one_directory_is_refused(tmp_path: Path) -> None:
+    with Service(tmp_path / "first").start() as first:
+        second = Service(tmp_path / "second", {"data_dir": str(first.data_dir)})
+        second.config_path.write_text(second.config_path.read_text().replace(str(second.data_dir), str(first.data_dir)))
+        status, message = fails(["up", "--config", str(second.config_path)], tmp_path)
+        assert status == 1, message
+        assert str(first.data_dir) in message, message
+        assert "Traceback" not in message
+        second.close()
+        assert first.ready(), "the first one must not notice"
+        first.end()
+
+
+def test_every_process_names_itself(tmp_path: Path) -> None:
+    with Service(tmp_path, {"worker": {"processes": 2}, "server": {"processes": 2}}).start() as service:
+
+        def titles() -> set[str]:
+            return {process.command.strip() for process in descendants(service.process.pid) if process.role}
+
+        expected = {"fetchbox: hub", "fetchbox: api 0", "fetchbox: api 1", "fetchbox: worker 0", "fetchbox: worker 1"}
+        wait_for(f"the titles {sorted(expected)}", lambda: titles() == expected, 15, describe=service.dump)
+        assert str(service.data_dir) in service.log(), "the start prints where the data lies"
+        assert service.url.removeprefix("http://") in service.log(), "the start prints its address"
+        service.end()
