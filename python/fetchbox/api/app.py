@@ -1,0 +1,71 @@
+"""The application: every route, one shape of error, one layer around it all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from fetchbox.api.configure import settings_of
+from fetchbox.api.edge import Edge
+from fetchbox.api.health import health_routes
+from fetchbox.api.ids import new_job_id
+from fetchbox.api.jobs import job_routes
+from fetchbox.api.manifests import Manifests
+from fetchbox.api.operators import operator_routes
+from fetchbox.api.problems import Problem, on_http_exception, on_hub_error, on_problem
+from fetchbox.api.service import Service
+from fetchbox.api.types import Core, Hub
+from fetchbox.config import Config
+from fetchbox.errors import HubUnavailable, Refused
+
+
+def create_app(
+    config: Config,
+    hub: Hub,
+    *,
+    core: Core | None = None,
+    manifests: Manifests | None = None,
+    clock: Callable[[], float] = time.time,
+    new_id: Callable[[], str] = new_job_id,
+    draining: asyncio.Event | None = None,
+) -> Starlette:
+    """The ingress over a connection to the hub.
+
+    `core` (default: the native module), `manifests` (default: what `[storage]` names), `clock` (seconds since 1970) and `new_id` exist
+    for tests. Streams end when
+    `draining` is set. `app.state.service` is the shared state: replace its `settings` to apply a new configuration.
+    """
+    service = Service(
+        settings=settings_of(config, manifests),
+        hub=hub,
+        core=core or native_core(),
+        clock=clock,
+        new_id=new_id,
+        draining=draining or asyncio.Event(),
+    )
+    app = Starlette(
+        routes=[*job_routes(service), *operator_routes(service), *health_routes(service)],
+        middleware=[Middleware(Edge, metrics=service.metrics)],
+        exception_handlers={
+            HTTPException: on_http_exception,
+            Problem: on_problem,
+            HubUnavailable: on_hub_error,
+            Refused: on_hub_error,
+        },
+    )
+    # A path with a slash too many is a mistake to report, not to redirect: clients lose the body on the way.
+    app.router.redirect_slashes = False
+    app.state.service = service
+    return app
+
+
+def native_core() -> Core:
+    """The native module."""
+    from fetchbox import _core
+
+    return _core

@@ -1,0 +1,154 @@
+"""Where manifests are kept, and under which URL."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, unquote
+
+from fetchbox.api.problems import Problem, not_found
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "manifests"
+FILE = "manifest.json"
+
+PUT_SECONDS = 20.0
+"""How long one manifest may take to be stored, retries included."""
+
+
+def _unavailable(what: str) -> Problem:
+    return Problem(502, "STORAGE_UNAVAILABLE", what)
+
+
+class Manifests(Protocol):
+    """A place for manifests."""
+
+    local: bool
+    """Whether the hub writes them with its commit, so that `put` is not needed."""
+    trouble: str | None
+    """What the last access complained of, None when it went well."""
+    trouble_since: float
+
+    def url(self, job_type: str, job_id: str) -> str:
+        """The URL of a job's manifest, existing or not."""
+
+    async def put(self, url: str, data: bytes) -> None:
+        """Stores a manifest. Raises Problem 502."""
+
+    async def discard(self, url: str) -> None:
+        """Removes a manifest whose job was refused; a failure is logged, the collector finds what stays."""
+
+    async def get(self, url: str) -> bytes:
+        """The manifest's bytes. Raises Problem 404 or 502."""
+
+
+class LocalManifests:
+    """Below a directory, written by the hub."""
+
+    local = True
+    trouble: str | None = None
+    trouble_since = 0.0
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._base = root.absolute().as_uri() + f"/{FOLDER}/"
+
+    def url(self, job_type: str, job_id: str) -> str:
+        return f"{self._base}{quote(job_type, safe='')}/{quote(job_id, safe='')}/{FILE}"
+
+    async def put(self, url: str, data: bytes) -> None:
+        raise NotImplementedError("the hub writes local manifests")
+
+    async def discard(self, url: str) -> None:
+        """Nothing: what was not accepted was not written."""
+
+    async def get(self, url: str) -> bytes:
+        if not url.startswith(self._base):
+            raise not_found()
+        path = self._root.absolute() / FOLDER / Path(*(unquote(part) for part in url[len(self._base) :].split("/")))
+        if ".." in path.parts:
+            raise not_found()
+        try:
+            return await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError:
+            raise Problem(404, "NOT_FOUND", "the manifest is not in the store") from None
+        except OSError as error:
+            raise _unavailable(f"the manifest cannot be read: {error.strerror}") from error
+
+
+class RemoteManifests:
+    """In an object store, through obstore."""
+
+    local = False
+
+    def __init__(self, store: Any, base_url: str) -> None:
+        self._store = store
+        self._base = base_url.rstrip("/") + "/"
+        self.trouble: str | None = None
+        self.trouble_since = 0.0
+
+    def url(self, job_type: str, job_id: str) -> str:
+        return f"{self._base}{FOLDER}/{quote(job_type, safe='')}/{quote(job_id, safe='')}/{FILE}"
+
+    async def put(self, url: str, data: bytes) -> None:
+        import obstore
+
+        try:
+            async with asyncio.timeout(PUT_SECONDS):
+                await obstore.put_async(self._store, self._path(url), data, attributes={"Content-Type": "application/json"})
+        except TimeoutError:
+            raise self._failed("the store did not take the manifest in time") from None
+        except Exception as error:
+            raise self._failed("the store did not take the manifest", error) from error
+        self.trouble = None
+
+    async def discard(self, url: str) -> None:
+        import obstore
+
+        try:
+            async with asyncio.timeout(PUT_SECONDS):
+                await obstore.delete_async(self._store, self._path(url))
+        except Exception as error:
+            logger.warning("a refused job's manifest stays in the store: %s", type(error).__name__)
+
+    async def get(self, url: str) -> bytes:
+        import obstore
+
+        if not url.startswith(self._base):
+            raise not_found()
+        try:
+            async with asyncio.timeout(PUT_SECONDS):
+                result = await obstore.get_async(self._store, self._path(url))
+                return bytes(await result.bytes_async())
+        except FileNotFoundError:
+            raise Problem(404, "NOT_FOUND", "the manifest is not in the store") from None
+        except TimeoutError:
+            raise self._failed("the store did not answer in time") from None
+        except Exception as error:
+            raise self._failed("the store did not give the manifest", error) from error
+
+    def _path(self, url: str) -> str:
+        return url[len(self._base) :]
+
+    def _failed(self, message: str, error: Exception | None = None) -> Problem:
+        if error is not None:
+            # The store's own message may hold signed URLs: into the log its kind only.
+            logger.warning("%s: %s", message, type(error).__name__)
+        if self.trouble is None:
+            self.trouble_since = time.time()
+        self.trouble = message
+        return _unavailable(message)
+
+
+def open_manifests(url: str, options: Mapping[str, Any]) -> Manifests:
+    """The place that `storage.url` names. `options` are obstore's for that kind of store."""
+    if url.startswith("file://"):
+        return LocalManifests(Path(unquote(url.removeprefix("file://"))))
+    from obstore.store import from_url
+
+    return RemoteManifests(from_url(url, **options), url)

@@ -1,0 +1,154 @@
+"""One api process: Granian inside this process's own loop, on the socket that the supervisor bound."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.net import SocketHolder  # type: ignore[attr-defined]
+from granian.server.embed import Server
+from starlette.applications import Starlette
+
+from fetchbox.api.app import create_app
+from fetchbox.api.configure import settings_of
+from fetchbox.api.service import Service
+from fetchbox.broker import HubConnection
+from fetchbox.config import Config, parse_address
+from fetchbox.control import Control
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
+HEADER_SECONDS = 10
+"""How long a request's head may take, and a connection stay idle between requests."""
+MAX_HEAD_BYTES = 64 << 10
+"""Largest head of a request; beyond it the connection is answered 431 and closed."""
+DESCRIPTORS_KEPT = 256
+"""Descriptors that connections may not use: the hub, the store, logs, handlers."""
+FIRST_CONNECT_SECONDS = 5.0
+"""How long the start waits for the hub before the process says that it is ready all the same: it can say 503."""
+CLOSE_MARGIN = 2.0
+"""Seconds before the end of the drain at which requests that still run are left behind."""
+
+
+class EmbeddedServer(Server):
+    """Granian on a socket that exists already."""
+
+    def __init__(self, app: Starlette, listener: socket.socket, **options: Any) -> None:
+        super().__init__(app, interface=Interfaces.ASGINL, **options)
+        self._listener = listener
+
+    def _init_shared_socket(self) -> None:
+        # The holder takes the descriptor as it is and calls listen() with our backlog; it never closes it.
+        self._ssp = None
+        # Granian's stubs drifted: the class takes these and the attributes start as None.
+        holder: Any = SocketHolder(self._listener.fileno(), self._listener.family == socket.AF_UNIX, self.backlog)  # type: ignore[call-arg]
+        self._shd = holder
+        self._sfd = holder.get_fd()
+
+
+def connection_limit() -> int:
+    """Connections served at a time: what the descriptors allow."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(64, min(soft, 65_536) - DESCRIPTORS_KEPT)
+
+
+def make_server(app: Starlette, listener: socket.socket, config: Config) -> EmbeddedServer:
+    """The server, not started."""
+    tls = config.server.tls_cert is not None and config.server.tls_key is not None
+    return EmbeddedServer(
+        app,
+        listener,
+        # HTTP/1.1 only: the limit on the time of a head then holds from the first byte on, and behind a proxy nothing else is spoken.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000, max_buffer_size=MAX_HEAD_BYTES),
+        websockets=False,
+        backlog=BACKLOG,
+        backpressure=connection_limit(),
+        log_enabled=False,
+        ssl_cert=Path(str(config.server.tls_cert)) if tls else None,
+        ssl_key=Path(str(config.server.tls_key)) if tls else None,
+    )
+
+
+def bind(address: str) -> socket.socket:
+    """A listening socket for `host:port`, when no supervisor hands one over."""
+    host, port = parse_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    return listener
+
+
+async def serve(config: Config, control: Control) -> int:
+    """Serves until the control says to drain; the exit code."""
+    listener = socket.socket(fileno=control.listen_fd) if control.listen_fd is not None else bind(config.server.bind_addr)
+    listener.setblocking(False)
+    hub = HubConnection(config, "api", name=f"api {control.index}")
+    app = create_app(config, hub, draining=control.draining)
+    service: Service = app.state.service
+    control.add_metrics(service.metrics.render)
+    control.on_reload(lambda changed: apply(service, config, changed))
+    hub.on_connected(
+        lambda connected: control.set_health("hub", "ok" if connected else "degraded", None if connected else "the hub is away")
+    )
+    server = make_server(app, listener, config)
+    try:
+        await _until_connected(hub)
+        return await run_server(server, control)
+    finally:
+        service.handlers.close()
+        hub.close()
+        listener.close()
+
+
+async def run_server(server: EmbeddedServer, control: Control) -> int:
+    """Runs a server until the control says to drain, and then until its requests are answered or the time is up."""
+    serving = asyncio.ensure_future(server.serve())
+    draining = asyncio.ensure_future(control.draining.wait())
+    control.ready()
+    try:
+        await asyncio.wait((serving, draining), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+            logger.error("the HTTP server ended by itself")
+            return 1
+        server.stop()  # type: ignore[no-untyped-call]
+        left = None if control.drain_until is None else max(0.1, control.drain_until - time.monotonic() - CLOSE_MARGIN)
+        await asyncio.wait((serving,), timeout=left)
+        if not serving.done():
+            logger.warning("requests that did not end in time are left behind")
+        return 0
+    finally:
+        draining.cancel()
+        if not serving.done():
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+
+
+def apply(service: Service, before: Config, changed: Config) -> None:
+    """Puts a new configuration in force: tokens, limits and job types. The store stays: its objects' URLs are part of what was promised."""
+    same_store = before.storage == changed.storage
+    service.settings = settings_of(changed, service.settings.manifests if same_store else None)
+
+
+async def _until_connected(hub: HubConnection) -> None:
+    """Waits a while for the hub, so that the first request after the start is not refused."""
+    connected = asyncio.Event()
+    hub.on_connected(lambda now: connected.set() if now else None)
+    if hub.connected:
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_CONNECT_SECONDS):
+            await connected.wait()

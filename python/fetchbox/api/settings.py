@@ -1,0 +1,80 @@
+"""The part of the configuration that requests need, ready to use; replaced as a whole on reload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fetchbox.api.auth import DEFAULT_TENANT, OperatorToken, TenantTokens, tenant_header
+from fetchbox.api.handler_host import HandlerSpec
+from fetchbox.api.manifests import Manifests
+from fetchbox.api.problems import Problem
+
+DEFAULT_JOB_TYPE = "default"
+
+
+@dataclass(frozen=True)
+class JobType:
+    """A job type: its handler, and what the compiler has to know of it."""
+
+    name: str
+    handler: HandlerSpec | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """The part of the compile context that is the same for all jobs of this type."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits, tokens and job types."""
+
+    manifests: Manifests
+    job_types: Mapping[str, JobType]
+    tokens: TenantTokens = field(default_factory=lambda: TenantTokens({}))
+    operator: OperatorToken = field(default_factory=lambda: OperatorToken(None))
+    open_ingest: bool = False
+    """Whether anyone may post while no `api_tokens` are configured."""
+    open_operators: bool = False
+    """Whether anyone is an operator while no `operator_token` is configured: bound to loopback, or `allow_anonymous`."""
+    max_manifest_bytes: int = 5_000_000
+    max_resources: int = 1000
+    rate_limit: Mapping[str, float] | None = None
+    """Jobs per tenant: `per_second` and `burst`; None for no limit."""
+    buckets: frozenset[str] = frozenset()
+    """Buckets that a handler may name."""
+
+    def tenant(self, headers: Mapping[bytes, bytes]) -> tuple[str, bool]:
+        """The caller's tenant, and whether the request fixes it (so that `attributes.tenant` cannot). Raises Problem 400, 401 or 403."""
+        if self.tokens:
+            return self.tokens.tenant(headers), True
+        self.check_open()
+        named = tenant_header(headers)
+        return (DEFAULT_TENANT, False) if named is None else (named, True)
+
+    def scope(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """The tenant whose jobs the caller may see; None for all, which is so when no `api_tokens` are configured."""
+        if self.tokens:
+            return self.tokens.tenant(headers)
+        self.check_open()
+        return None
+
+    def check_open(self) -> None:
+        """Raises Problem 401 when nobody without a token is let in."""
+        if not self.open_ingest:
+            raise Problem(401, "UNAUTHORIZED", "no api_tokens are configured, and anonymous use is not allowed on this address")
+
+    def check_operator(self, headers: Mapping[bytes, bytes]) -> None:
+        """Raises Problem 401 or 403 unless the caller may use `/operators`."""
+        if self.operator:
+            self.operator.check(headers)
+        elif not self.open_operators:
+            raise Problem(403, "FORBIDDEN", "no operator_token is configured, and anonymous use is not allowed on this address")
+
+    def job_type(self, header: bytes | None) -> JobType:
+        """The job type that the header names. Raises Problem 403 for one that is not configured."""
+        if header is None:
+            return self.job_types[DEFAULT_JOB_TYPE]
+        job_type = self.job_types.get(header.decode("utf-8", "replace"))
+        if job_type is None:
+            raise Problem(403, "UNSUPPORTED_JOB_TYPE", "this job type is not configured")
+        return job_type

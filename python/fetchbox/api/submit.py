@@ -1,0 +1,337 @@
+"""`POST /jobs`: from bytes to a durable job, or a refusal that leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from fetchbox.api.body import Disconnected, read_body
+from fetchbox.api.ids import Trace, trace_of
+from fetchbox.api.problems import Problem, invalid, of_hub_error
+from fetchbox.api.service import Service
+from fetchbox.api.settings import JobType, Settings
+from fetchbox.api.types import HEADERS, Tasks
+from fetchbox.errors import HandlerError, HubUnavailable, Refused
+from fetchbox.manifest import DownloadTask, decode_manifest, encode_tasks
+
+logger = logging.getLogger(__name__)
+
+INLINE_BYTES = 64 << 10
+"""Bodies up to this are compiled on the loop: a fraction of a millisecond, less than handing them to a thread costs in latency. Larger
+ones would hold up others."""
+
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One accepted-for-reading request, on its way to a job."""
+
+    job_id: str
+    job_type: JobType
+    tenant: str
+    key: str | None
+    body: bytes
+    digest: str | None
+    trace: Trace
+    now_ms: int
+    settings: Settings
+
+    @property
+    def manifest_key(self) -> str:
+        """The URL under which the manifest is kept."""
+        return self.settings.manifests.url(self.job_type.name, self.job_id)
+
+    def context(self) -> bytes:
+        """What the native compiler has to know, as JSON."""
+        return orjson.dumps(
+            {
+                **self.job_type.context,
+                "job_id": self.job_id,
+                "tenant": self.tenant,
+                "manifest_key": self.manifest_key,
+                "trace_id": self.trace.trace_id,
+                "traceparent": self.trace.traceparent,
+                "now_ms": self.now_ms,
+            }
+        )
+
+    def reservation(self) -> dict[str, Any] | None:
+        """The key and the body it stands for."""
+        return None if self.key is None else {"key": self.key, "body_sha256": self.digest}
+
+
+class Submit:
+    """The endpoint, as an ASGI application of its own: it is the hot path."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        result = "internal_error"
+        try:
+            reply, size = await self._post(scope[HEADERS], receive)
+            created = bool(reply["created"])
+            result = "accepted" if created else "duplicate"
+            if created:
+                self._service.metrics.accepted(size, reply["resource_count"])
+            await _answer(send, reply, 202 if created else 200)
+        except Problem as problem:
+            result = problem.code.lower()
+            raise
+        except (HubUnavailable, Refused) as error:
+            refusal = of_hub_error(error)
+            result = refusal.code.lower()
+            raise refusal from error
+        except Disconnected:
+            result = "disconnected"
+            raise
+        finally:
+            self._service.metrics.job(result, time.perf_counter() - started)
+
+    async def _post(self, headers: Mapping[bytes, bytes], receive: Receive) -> tuple[dict[str, Any], int]:
+        service = self._service
+        settings = service.settings
+        tenant, named = settings.tenant(headers)
+        check_content_type(headers.get(b"content-type"))
+        job_type = settings.job_type(headers.get(b"x-fetchbox-job-type"))
+        key = idempotency_key(headers)
+        body = await read_body(receive, headers, settings.max_manifest_bytes)
+        digest = None
+        if key is not None:
+            digest = hashlib.sha256(body).hexdigest() if len(body) <= INLINE_BYTES else await asyncio.to_thread(_sha256, body)
+        trace = trace_of(headers.get(b"traceparent"))
+        now_ms = int(service.clock() * 1000)
+        post = Post(service.new_id(), job_type, tenant, key, body, digest, trace, now_ms, settings)
+        if job_type.handler is not None:
+            reply = await self._with_handler(post, named)
+        else:
+            reply = await self._plain(post, named)
+        return reply, len(body)
+
+    async def _plain(self, post: Post, tenant_named: bool) -> dict[str, Any]:
+        """The default handler: the native module compiles the body as it is."""
+        batch, facts = await self._compile(post)
+        if facts.get("tenant") not in (None, post.tenant):
+            post = _adopt_tenant(post, facts["tenant"], tenant_named)
+            batch, facts = await self._compile(post)
+        if post.settings.manifests.local:
+            # The manifest's bytes ride in the same commit, so nothing can be left behind and nothing needs a reservation of its own.
+            return await self._service.hub.accept(accept_facts(post, batch, facts, reserved=False), batch, post.body)
+        compiled_for = post.job_id
+        post, earlier = await self._reserve(post)
+        if earlier is not None:
+            return earlier
+        async with _Reserved(self._service, post) as reserved:
+            if post.job_id != compiled_for:
+                batch, facts = await self._compile(post)
+            return await reserved.finish(batch, facts)
+
+    async def _with_handler(self, post: Post, tenant_named: bool) -> dict[str, Any]:
+        """A handler of the job type's own: it sees the manifest and builds the tasks."""
+        service = self._service
+        spec = post.job_type.handler
+        assert spec is not None
+        parsed = await self._native(service.core.parse_manifest, post, post.body)
+        manifest = decode_manifest(parsed, job_id=post.job_id, job_type=post.job_type.name, tenant=post.tenant)
+        attributes = manifest.attributes
+        if attributes.get("tenant") not in (None, post.tenant):
+            post = _adopt_tenant(post, attributes["tenant"], tenant_named)
+            manifest.tenant = post.tenant
+        post, earlier = await self._reserve(post)
+        if earlier is not None:
+            return earlier
+        async with _Reserved(service, post) as reserved:
+            manifest.job_id = post.job_id
+            try:
+                tasks = await service.handlers.build(spec, manifest, post.settings.max_resources)
+                encoded = _encode(tasks, post.settings)
+                batch: Tasks = await self._native(service.core.compile_tasks, post, encoded)
+            except HandlerError as error:
+                raise Problem(500, error.code, str(error)) from error
+            except Problem as problem:
+                raise Problem(
+                    500, "HANDLER_INVALID_TASKS", "the handler built tasks that are not valid", details=problem.details
+                ) from problem
+            return await reserved.finish(batch, _facts_of(attributes))
+
+    async def _reserve(self, post: Post) -> tuple[Post, dict[str, Any] | None]:
+        """Reserves the key, if there is one: the post under its job id, or the reply of the earlier job."""
+        if post.key is None:
+            return post, None
+        answer = await self._service.hub.reserve(
+            {
+                "tenant": post.tenant,
+                "job_type": post.job_type.name,
+                "key": post.key,
+                "body_sha256": post.digest,
+                "job_id": post.job_id,
+                "rate_limit": post.settings.rate_limit,
+            }
+        )
+        if answer.get("accepted"):
+            return post, {**answer, "created": False}
+        # A post that died left its reservation: its retry goes on under the same id.
+        return replace(post, job_id=answer["job_id"]), None
+
+    async def _compile(self, post: Post) -> tuple[Tasks, dict[str, Any]]:
+        batch = await self._native(self._service.core.compile_manifest, post, post.body)
+        return batch, orjson.loads(batch.facts())
+
+    async def _native(self, function: Any, post: Post, data: bytes) -> Any:
+        context = post.context()
+        try:
+            if len(data) <= INLINE_BYTES:
+                return function(data, context)
+            return await asyncio.to_thread(function, data, context)
+        except self._service.core.CoreError as error:
+            if error.kind != "validation":
+                raise
+            raise Problem(400, "INVALID_PAYLOAD", error.message, details=error.details) from error
+
+
+class _Reserved:
+    """A post that holds a reservation: accepted at its end, or released with everything it wrote."""
+
+    def __init__(self, service: Service, post: Post) -> None:
+        self._service = service
+        self._post = post
+        self._stored = False
+        self._unknown = False
+
+    async def __aenter__(self) -> _Reserved:
+        return self
+
+    async def finish(self, batch: Tasks, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Stores the manifest and accepts the job."""
+        post = self._post
+        manifests = post.settings.manifests
+        if not manifests.local:
+            self._stored = True
+            await manifests.put(post.manifest_key, post.body)
+        try:
+            known = accept_facts(post, batch, facts, reserved=post.key is not None)
+            reply = await self._service.hub.accept(known, batch, post.body if manifests.local else None)
+        except HubUnavailable:
+            # It may have been committed before the answer was lost: what it refers to must stay.
+            self._unknown = True
+            raise
+        if reply["job_id"] != post.job_id:
+            await self._discard()
+        return reply
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or self._unknown:
+            return
+        await self._discard()
+        post = self._post
+        if post.key is not None:
+            try:
+                await self._service.hub.release(
+                    {"tenant": post.tenant, "job_type": post.job_type.name, "key": post.key, "job_id": post.job_id}
+                )
+            except (HubUnavailable, Refused) as failure:
+                # The hub lets go of it when this connection ends, and a retry takes it over before that.
+                logger.warning("a reservation could not be released: %s", failure)
+
+    async def _discard(self) -> None:
+        if self._stored:
+            self._stored = False
+            await self._post.settings.manifests.discard(self._post.manifest_key)
+
+
+def accept_facts(post: Post, batch: Tasks, facts: Mapping[str, Any], *, reserved: bool) -> dict[str, Any]:
+    """What the hub has to know of the job, beside its tasks."""
+    return {
+        "job_id": post.job_id,
+        "job_type": post.job_type.name,
+        "tenant": post.tenant,
+        "manifest_key": post.manifest_key,
+        "created_ms": post.now_ms,
+        "resource_count": len(batch),
+        "crawl_id": facts.get("crawl_id"),
+        "priority": facts.get("priority"),
+        "callback_url": facts.get("callback_url"),
+        "trace_id": post.trace.trace_id,
+        "reservation": post.reservation(),
+        # A reservation has been counted already, when it was made.
+        "rate_limit": None if reserved else post.settings.rate_limit,
+    }
+
+
+def check_content_type(value: bytes | None) -> None:
+    """Raises Problem 415 unless the body is said to be JSON in UTF-8."""
+    if value == b"application/json":
+        return
+    media, _, parameters = (value or b"").partition(b";")
+    if media.strip().lower() == b"application/json":
+        charset = parameters.replace(b" ", b"").replace(b'"', b"").lower()
+        if charset in (b"", b"charset=utf-8", b"charset=utf8"):
+            return
+    raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type must be application/json", headers={"accept": "application/json"})
+
+
+def idempotency_key(headers: Mapping[bytes, bytes]) -> str | None:
+    """The key under either of its names. Raises Problem 400 for one that is empty, too long, not printable, or two that differ."""
+    ours, common = headers.get(b"x-fetchbox-idempotency-key"), headers.get(b"idempotency-key")
+    if ours is not None and common is not None and ours != common:
+        raise invalid("X-Fetchbox-Idempotency-Key and Idempotency-Key differ")
+    raw = ours if ours is not None else common
+    if raw is None:
+        return None
+    try:
+        key = raw.decode()
+    except UnicodeDecodeError:
+        raise invalid("the idempotency key is not UTF-8") from None
+    if not 0 < len(key) <= MAX_KEY or not key.isprintable():
+        raise invalid(f"the idempotency key must be 1 to {MAX_KEY} printable characters")
+    return key
+
+
+def _adopt_tenant(post: Post, tenant: object, named: bool) -> Post:
+    if not isinstance(tenant, str):
+        raise invalid("attributes.tenant must be a string", pointer="/attributes/tenant")
+    if named:
+        raise Problem(403, "FORBIDDEN", "attributes.tenant is another tenant than the request's")
+    return replace(post, tenant=tenant)
+
+
+def _facts_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: attributes.get(name) for name in ("crawl_id", "priority", "callback_url")}
+
+
+def _encode(tasks: list[DownloadTask], settings: Settings) -> bytes:
+    for task in tasks:
+        if task.bucket is not None and task.bucket not in settings.buckets:
+            raise HandlerError(f"the handler names bucket {task.bucket!r}, which is not configured", code="HANDLER_BUCKET_NOT_ALLOWED")
+    try:
+        return encode_tasks(tasks)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise HandlerError(f"the handler built a task that JSON cannot hold: {error}", code="HANDLER_INVALID_TASKS") from error
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+async def _answer(send: Send, reply: Mapping[str, Any], status: int) -> None:
+    job_id = reply["job_id"]
+    body = orjson.dumps({"job_id": job_id, "manifest_key": reply["manifest_key"], "resource_count": reply["resource_count"]})
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"location", f"/jobs/{job_id}".encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
