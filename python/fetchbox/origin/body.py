@@ -57,7 +57,7 @@ async def send_body(x: Exchange, body: Body, headers: Iterable[tuple[str, str]] 
     start, stop, status = 0, body.size, 200
     if body.ranges and "range" in asked and _if_range(asked.get("if-range"), body):
         part = parse_range(asked["range"], body.size)
-        if part == "unsatisfiable":
+        if isinstance(part, str):
             await x.respond(416, headers=[("Content-Range", f"bytes */{body.size}")])
             return
         if part is not None:
@@ -112,5 +112,5 @@ def _if_range(value: str | None, body: Body) -> bool:
 def _not_modified(tags: str | None, since: str | None, body: Body) -> bool:
     if tags is not None:
         known = body.etag.removeprefix("W/")
-        return tags.strip() == "*" or bool(known) and known in (tag.strip().removeprefix("W/") for tag in tags.split(","))
+        return tags.strip() == "*" or (known != "" and known in (tag.strip().removeprefix("W/") for tag in tags.split(",")))
     return since == LAST_MODIFIED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import shutil
 import ssl
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 TlsMode = Literal["ca", "self-signed", "expired", "wrong-host"]
 TLS_MODES: tuple[str, ...] = get_args(TlsMode)
 
-_DAY = datetime.timedelta(days=1)
+_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """A directory of PEM files: `ca.pem`, and for each mode `{mode}.pem` with key and chain."""
+    """A directory of PEM files: `authority.pem`, and for each mode `{mode}.pem` with key and chain."""
 
     directory: Path
 
@@ -37,7 +37,7 @@ class Certificates:
     @property
     def ca_file(self) -> Path:
         """The CA that signed all but the self-signed one."""
-        return self.directory / "ca.pem"
+        return self.directory / "authority.pem"
 
     def pem(self, mode: TlsMode) -> Path:
         """Key and certificate of a mode in one file."""
@@ -63,12 +63,12 @@ def _write_all(directory: Path) -> None:
         raise ImportError("the origin's TLS listener needs the package `cryptography`: pip install cryptography") from error
     from cryptography.hazmat.primitives import serialization
 
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca = _certificate("FetchBox test CA", ca_key, None, names=[], start=now - _DAY, end=now + 365 * _DAY, authority=True)
-    (directory / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    (directory / "authority.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     local = ["localhost", "127.0.0.1", "::1"]
-    plans: dict[TlsMode, tuple[list[str], datetime.datetime, datetime.datetime, bool]] = {
+    plans: dict[TlsMode, tuple[list[str], dt.datetime, dt.datetime, bool]] = {
         "ca": (local, now - _DAY, now + 90 * _DAY, True),
         "self-signed": (local, now - _DAY, now + 90 * _DAY, False),
         "expired": (local, now - 30 * _DAY, now - _DAY, True),
@@ -92,8 +92,8 @@ def _certificate(
     issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None,
     *,
     names: list[str],
-    start: datetime.datetime,
-    end: datetime.datetime,
+    start: dt.datetime,
+    end: dt.datetime,
     authority: bool = False,
 ) -> x509.Certificate:
     from cryptography import x509

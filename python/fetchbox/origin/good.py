@@ -34,8 +34,8 @@ async def index(x: Exchange) -> None:
         f'<tr><td><a href="{html.escape(r.example)}">{html.escape(r.pattern)}</a><td>{html.escape(r.outcome)}<td>{html.escape(r.summary)}'
         for r in ROUTES
     ]
-    page = "<!doctype html><meta charset=utf-8><title>fetchbox origin</title><h1>fetchbox origin</h1><table>" + "\n".join(lines) + "</table>"
-    await x.respond(200, page.encode(), kind="text/html; charset=utf-8")
+    title = "<!doctype html><meta charset=utf-8><title>fetchbox origin</title><h1>fetchbox origin</h1>"
+    await x.respond(200, f"{title}<table>{''.join(lines)}</table>".encode(), kind="text/html; charset=utf-8")
 
 
 @route("/bytes/{n}", example="/bytes/10240?seed=1")
@@ -180,7 +180,11 @@ async def signed(x: Exchange) -> None:
         await send_body(x, body_of(x))
 
 
-@route("/auth/basic/{user}/{password}/bytes/{n}", example="/auth/basic/ann/pw/bytes/1000", outcome="stored with the login, else DOWNLOAD_HTTP_4XX")
+@route(
+    "/auth/basic/{user}/{password}/bytes/{n}",
+    example="/auth/basic/ann/pw/bytes/1000",
+    outcome="stored with the login, else DOWNLOAD_HTTP_4XX",
+)
 async def basic_auth(x: Exchange) -> None:
     """Wants HTTP basic authentication with that user and password, else 401."""
     wanted = base64.b64encode(f"{x.text('user')}:{x.text('password')}".encode()).decode()
@@ -213,7 +217,7 @@ async def robots_tagged(x: Exchange) -> None:
 async def echo(x: Exchange) -> None:
     """The request as JSON: method, target, headers and the client's address."""
     request = x.request
-    answer = {"method": request.method, "target": request.target, "headers": dict(request.headers), "peer": request.peer, "body": len(request.body)}
+    answer = {"method": request.method, "target": request.target, "headers": dict(request.headers), "peer": request.peer}
     await x.respond(200, json.dumps(answer).encode(), kind="application/json")
 
 

@@ -43,7 +43,7 @@ async def truncated_chunk(x: Exchange) -> None:
     await x.send(b"3e8\r\n", pattern.content(0, 500))
 
 
-@route("/hostile/close-without-notify", outcome="over TLS retried, then DOWNLOAD_TRUNCATED; over plain HTTP stored and flagged length_unknown")
+@route("/hostile/close-without-notify", outcome="over TLS retried, then DOWNLOAD_TRUNCATED; else stored, flagged length_unknown")
 async def close_without_notify(x: Exchange) -> None:
     """A body ended by closing the connection, without TLS's close_notify: over TLS nobody can tell whether it is whole."""
     x.keep_alive = False

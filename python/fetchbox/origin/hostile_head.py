@@ -182,10 +182,8 @@ async def path(x: Exchange) -> None:
 @route("/hostile/crlf-headers", outcome="DOWNLOAD_BAD_RESPONSE, or stored with the value cleaned")
 async def crlf_headers(x: Exchange) -> None:
     """Bare CR, bare LF and an obsolete folded line in header values that would become metadata."""
-    await _raw(
-        x,
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\rX-Injected: 1\r\nContent-Language: de\n X-Folded: 2\r\nContent-Length: 3\r\n\r\nok\n",
-    )
+    fields = b"Content-Type: text/plain\rX-Injected: 1\r\nContent-Language: de\n X-Folded: 2\r\n"
+    await _raw(x, b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 3\r\n\r\nok\n")
 
 
 @route("/hostile/oversize-metadata")
@@ -198,13 +196,20 @@ async def oversize_metadata(x: Exchange) -> None:
 
 @route("/hostile/checksum-mismatch", outcome="DOWNLOAD_CHECKSUM_MISMATCH when the task hints at the checksum in X-Expected-SHA256")
 async def checksum_mismatch(x: Exchange) -> None:
-    """A clean transfer of 1,000 bytes, one of them wrong; `X-Expected-SHA256` has the digest of the right ones (/bytes/1000?seed=checksum)."""
+    """A clean transfer of 1,000 bytes, one of them wrong; `X-Expected-SHA256` has the digest of the right ones.
+
+    They are those of /bytes/1000?seed=checksum.
+    """
     right = pattern.content("checksum", 1000)
     wrong = right[:500] + bytes((right[500] ^ 1,)) + right[501:]
     await x.respond(200, wrong, [("X-Expected-SHA256", pattern.content_sha256("checksum", 1000))], kind="application/octet-stream")
 
 
-@route("/hostile/expired/bytes/{n}", example="/hostile/expired/bytes/1000", outcome="DOWNLOAD_HTTP_4XX; with a deadline in the past DOWNLOAD_EXPIRED, untried")
+@route(
+    "/hostile/expired/bytes/{n}",
+    example="/hostile/expired/bytes/1000",
+    outcome="DOWNLOAD_HTTP_4XX; with a deadline in the past DOWNLOAD_EXPIRED, untried",
+)
 async def expired(x: Exchange) -> None:
     """A signed link whose time is over: always 403. A task that carries a deadline in the past must not get here at all."""
     await x.respond(403, b"this link has expired\n")

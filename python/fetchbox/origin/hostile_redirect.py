@@ -26,7 +26,8 @@ _TARGETS = {
     outcome="DOWNLOAD_BLOCKED_ADDRESS for private, metadata, mapped, decimal; DOWNLOAD_BAD_SCHEME for file, gopher, ftp",
 )
 async def redirect(x: Exchange) -> None:
-    """Redirects to a private address (private, metadata, mapped, decimal), another scheme (file, gopher, ftp), or nxdomain, credentials, nowhere."""
+    """Redirects to a private address (private, metadata, mapped, decimal), to another scheme (file, gopher, ftp), or to nxdomain,
+    credentials (a URL with a password) or nowhere (no URL at all)."""
     target = _TARGETS.get(x.text("kind"))
     if target is None:
         raise RequestError(404, f"kinds are {', '.join(_TARGETS)}")
@@ -41,7 +42,7 @@ async def redirect_without_location(x: Exchange) -> None:
 
 @route("/hostile/redirect-cross-origin", outcome="stored; the target saw no Authorization, Cookie or custom header")
 async def redirect_cross_origin(x: Exchange) -> None:
-    """Redirects to /echo of the same server under its other name (127.0.0.1 and localhost): what is stored shows which headers went along."""
+    """Redirects to /echo of the same server under its other name, 127.0.0.1 or localhost: what is stored shows which headers went along."""
     host = x.request.headers.get("host", "")
     other = "127.0.0.1" if host.startswith("localhost") else "localhost"
     await x.respond(302, headers=[("Location", f"{x.origin.scheme}://{other}:{x.origin.port}/echo")])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from fetchbox.origin.body import Body, body_of, parse_range, send_body, send_content
 from fetchbox.origin.http import Exchange
-from fetchbox.origin.routes import route
+from fetchbox.origin.routes import Handler, route
+
+
+def _lie(name: str, *, outcome: str = "stored, from the start") -> Callable[[Handler], Handler]:
+    return route(f"/hostile/resume/{name}/{{n}}", example=f"/hostile/resume/{name}/200000?id=a", outcome=outcome)
 
 
 async def _break_off(x: Exchange, body: Body) -> None:
@@ -22,7 +27,7 @@ def _asked_from(x: Exchange, body: Body) -> int | None:
     return part[0] if isinstance(part, tuple) else None
 
 
-@route("/hostile/resume/wrong-content-range/{n}", example="/hostile/resume/wrong-content-range/200000?id=a", outcome="stored, from the start")
+@_lie("wrong-content-range")
 async def wrong_content_range(x: Exchange) -> None:
     """Breaks off; the Range request gets a 206 whose Content-Range is another one. After that a plain GET works."""
     body = body_of(x)
@@ -38,7 +43,7 @@ async def wrong_content_range(x: Exchange) -> None:
         await send_body(x, body)
 
 
-@route("/hostile/resume/no-content-range/{n}", example="/hostile/resume/no-content-range/200000?id=a", outcome="stored, from the start")
+@_lie("no-content-range")
 async def no_content_range(x: Exchange) -> None:
     """Breaks off; the Range request gets a 206 without Content-Range."""
     body = body_of(x)
@@ -52,7 +57,7 @@ async def no_content_range(x: Exchange) -> None:
         await send_body(x, body)
 
 
-@route("/hostile/resume/etag-changes/{n}", example="/hostile/resume/etag-changes/200000?id=a", outcome="stored, from the start, the new content")
+@_lie("etag-changes", outcome="stored, from the start, the new content")
 async def etag_changes(x: Exchange) -> None:
     """Breaks off; then the content and its ETag are others, and If-Range is honoured with a 200."""
     body = body_of(x)
@@ -62,7 +67,7 @@ async def etag_changes(x: Exchange) -> None:
         await send_body(x, _renewed(body))
 
 
-@route("/hostile/resume/etag-changes-206/{n}", example="/hostile/resume/etag-changes-206/200000?id=a", outcome="stored, from the start, the new content")
+@_lie("etag-changes-206", outcome="stored, from the start, the new content")
 async def etag_changes_206(x: Exchange) -> None:
     """Breaks off; the content changes, If-Range is ignored and the 206 carries the new ETag: the halves must not be joined."""
     body = body_of(x)
@@ -78,7 +83,7 @@ async def etag_changes_206(x: Exchange) -> None:
     await send_content(x, new.seed, start, new.size)
 
 
-@route("/hostile/resume/ignores-range/{n}", example="/hostile/resume/ignores-range/200000?id=a", outcome="stored, from the start")
+@_lie("ignores-range")
 async def ignores_range(x: Exchange) -> None:
     """Promises ranges and breaks off; the Range request gets a 200 with all of it."""
     body = body_of(x)
@@ -89,7 +94,7 @@ async def ignores_range(x: Exchange) -> None:
         await send_content(x, body.seed, 0, body.size)
 
 
-@route("/hostile/resume/not-satisfiable/{n}", example="/hostile/resume/not-satisfiable/200000?id=a", outcome="stored, from the start")
+@_lie("not-satisfiable")
 async def not_satisfiable(x: Exchange) -> None:
     """Breaks off; the Range request gets a 416."""
     body = body_of(x)
@@ -101,7 +106,7 @@ async def not_satisfiable(x: Exchange) -> None:
         await send_body(x, body)
 
 
-@route("/hostile/resume/weak-etag/{n}", example="/hostile/resume/weak-etag/200000?id=a", outcome="stored, from the start")
+@_lie("weak-etag")
 async def weak_etag(x: Exchange) -> None:
     """Breaks off under a weak ETag, with which no part may be joined to another."""
     body = body_of(x)

@@ -198,7 +198,8 @@ class Exchange:
 
     async def flush(self) -> None:
         """Waits until everything written was handed to the kernel; needed before an abort, which drops what is buffered."""
-        self.writer.transport.set_write_buffer_limits(high=0)
+        # With a limit of 0 the TLS layers of asyncio and uvloop pause even when nothing is buffered, and never resume.
+        self.writer.transport.set_write_buffer_limits(high=1 if self.origin.scheme == "https" else 0)
         await self.writer.drain()
 
     async def reset(self) -> None:

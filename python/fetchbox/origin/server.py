@@ -30,7 +30,7 @@ class Origin:
         async with Origin() as origin:
             origin.url("/bytes/10?seed=1")
 
-    `pace` is the most responses per second (None: as many as asked for), `journal` a file that gets one line a request (`time target method`),
+    `pace` is the most responses per second (None: as many as asked for). `journal` is a file that gets one line a request (`time target method`),
     flushed before the response starts. `tls` makes it speak TLS: "ca" (valid, signed by the CA in `certificates.ca_file`), "self-signed",
     "expired" or "wrong-host". Port 0 takes a free one.
     """
@@ -62,13 +62,13 @@ class Origin:
 
     @property
     def scheme(self) -> str:
-        """"http" or "https"."""
+        """ "http" or "https"."""
         return "https" if self._tls else "http"
 
     @property
     def base_url(self) -> str:
         """Scheme, host and port, without a slash at the end. A wildcard address is given as its loopback."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104  (named, not bound)
         return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def url(self, path: str) -> str:
@@ -91,7 +91,8 @@ class Origin:
             self.certificates = Certificates.create()
             context = server_context(self.certificates, self._tls)
         if self._journal_path is not None:
-            self._journal = open(self._journal_path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
+            # Opened once and kept; a line is written without waiting, since the page cache takes it.
+            self._journal = Path(self._journal_path).open("a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: ASYNC230, SIM115
         self._server = await asyncio.start_server(
             self._connected, self.host, self.port, limit=MAX_HEAD, backlog=BACKLOG, ssl=context, reuse_address=True
         )

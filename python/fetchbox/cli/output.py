@@ -1,0 +1,95 @@
+"""What commands print: results on stdout, everything else on stderr, nothing that a hostile name could do to a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_WIDE = 4000
+
+
+def emit(text: str) -> None:
+    """One line of result on stdout. BrokenPipeError becomes the quiet exit 141 of a tool whose reader has left."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        from fetchbox.cli import CLOSED_PIPE, _forget_stdout
+
+        _forget_stdout()
+        raise SystemExit(CLOSED_PIPE) from None
+
+
+def emit_json(value: object) -> None:
+    """One object as one line of JSON."""
+    emit(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
+
+
+def note(text: str) -> None:
+    """One line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def stderr_console() -> Console:
+    """The rich console for progress bars. It respects NO_COLOR and draws nothing that moves when stderr is no terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: frozenset[str] = frozenset()) -> None:
+    """An aligned table. On a terminal it fits the width; elsewhere nothing is cut off or wrapped, so that it can be grepped."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False, header_style="bold" if terminal else "")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=not terminal, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    console = Console(width=None if terminal else _WIDE, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    emit("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
+
+
+def emit_fields(record: Mapping[str, Any]) -> None:
+    """A record as aligned `name  value` lines; nested values as JSON, absent ones left out."""
+    shown = {key: value for key, value in record.items() if value not in (None, "", {}, [])}
+    width = max((len(key) for key in shown), default=0)
+    for key, value in shown.items():
+        emit(f"{key:<{width}}  {clean(value)}")
+
+
+def clean(value: object) -> str:
+    """A value as text, its control characters made visible: names and messages come from strangers."""
+    if value is None:
+        return ""
+    if isinstance(value, dict | list):
+        value = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in str(value))
+
+
+def size(count: float | None) -> str:
+    """Bytes for people: 1536 → "1.5 KiB"."""
+    if count is None:
+        return ""
+    value = float(count)
+    for unit in _UNITS:
+        if abs(value) < 1024 or unit == _UNITS[-1]:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return ""
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
