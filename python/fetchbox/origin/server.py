@@ -30,9 +30,9 @@ class Origin:
         async with Origin() as origin:
             origin.url("/bytes/10?seed=1")
 
-    `pace` is the most responses per second (None: as many as asked for). `journal` is a file that gets one line a request (`time target method`),
-    flushed before the response starts. `tls` makes it speak TLS: "ca" (valid, signed by the CA in `certificates.ca_file`), "self-signed",
-    "expired" or "wrong-host". Port 0 takes a free one.
+    `pace` is the most responses per second (None: as many as asked for). `journal` is a file that gets one line a request,
+    `time target method`, flushed before the response starts. `tls` makes it speak TLS: "ca" (valid, signed by the CA in
+    `certificates.ca_file`), "self-signed", "expired" or "wrong-host". Port 0 takes a free one.
     """
 
     def __init__(
