@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod failure;
 pub mod key;
+pub mod manifest;
 pub mod message;
 pub mod state;
 pub mod stream;
