@@ -11,7 +11,7 @@ use fetchbox_model::watermark::Watermark;
 use prost::Message;
 
 /// Most tasks a partition may have between its committed offset and its position.
-pub const MAX_TASKS: usize = 20_000;
+pub const MAX_TASKS: u64 = 20_000;
 /// Most bytes of encoded tasks a partition may have there.
 pub const MAX_BYTES: usize = 32 << 20;
 
@@ -72,8 +72,6 @@ pub struct Intake {
 #[derive(Debug)]
 struct Partition {
     watermark: Watermark,
-    position: u64,
-    committed: u64,
     /// End offset and bytes of every batch that is not wholly below the commit.
     batches: VecDeque<(u64, usize)>,
     bytes: usize,
@@ -82,11 +80,11 @@ struct Partition {
 
 impl Partition {
     fn new(committed: u64) -> Self {
-        Self { watermark: Watermark::new(committed), position: committed, committed, batches: VecDeque::new(), bytes: 0, revoking: false }
+        Self { watermark: Watermark::new(committed), batches: VecDeque::new(), bytes: 0, revoking: false }
     }
 
     fn is_full(&self) -> bool {
-        self.position.saturating_sub(self.committed) as usize >= MAX_TASKS || self.bytes >= MAX_BYTES
+        self.watermark.window() >= MAX_TASKS || self.bytes >= MAX_BYTES
     }
 
     fn settle(&mut self, offset: u64) -> Option<u64> {
@@ -96,7 +94,6 @@ impl Partition {
 
     fn advance(&mut self) -> Option<u64> {
         let committed = self.watermark.advance()?;
-        self.committed = committed;
         while let Some(&(end, bytes)) = self.batches.front() {
             if end > committed {
                 break;
@@ -124,8 +121,8 @@ impl Window {
         let mut next = BTreeMap::new();
         for &(partition, committed) in owned {
             let mut state = self.partitions.remove(&partition).unwrap_or_else(|| Partition::new(committed));
-            if state.committed > committed {
-                self.pending.insert(partition, state.committed);
+            if state.watermark.committed() > committed {
+                self.pending.insert(partition, state.watermark.committed());
             }
             state.revoking = revoking.contains(&partition);
             next.insert(partition, state);
@@ -136,7 +133,7 @@ impl Window {
 
     /// Where to poll next: the partitions that have room, with their next offset.
     pub fn positions(&self) -> Vec<(u32, u64)> {
-        self.partitions.iter().filter(|(_, p)| !p.revoking && !p.is_full()).map(|(&id, p)| (id, p.position)).collect()
+        self.partitions.iter().filter(|(_, p)| !p.revoking && !p.is_full()).map(|(&id, p)| (id, p.watermark.next())).collect()
     }
 
     /// Partitions that are to be given up and have nothing in flight.
@@ -151,7 +148,7 @@ impl Window {
 
     /// Tasks delivered and not yet settled or handed on.
     pub fn in_flight(&self) -> usize {
-        self.partitions.values().map(|p| p.watermark.in_flight()).sum()
+        self.partitions.values().map(|p| p.watermark.in_flight() as usize).sum()
     }
 
     /// Registers delivered batches and unpacks them. Batches of partitions that are not owned (any more), or that were delivered before, are ignored.
@@ -159,17 +156,14 @@ impl Window {
         let mut intake = Intake::default();
         for batch in delivered {
             let Some(partition) = self.partitions.get_mut(&batch.partition) else { continue };
-            if batch.base_offset + u64::from(batch.count) <= partition.position {
+            // Of a batch that was delivered or committed in part only the rest is taken.
+            let fresh = partition.watermark.take(batch.base_offset, batch.count);
+            if fresh.is_empty() {
                 continue;
             }
-            // A position inside a batch: its earlier messages were committed before, only the rest is taken.
-            let first = partition.position.max(batch.base_offset);
-            let end = batch.base_offset + u64::from(batch.count);
-            partition.watermark.take(first, (end - first) as u32);
-            partition.position = end;
-            partition.batches.push_back((end, batch.bytes.len()));
+            partition.batches.push_back((fresh.end, batch.bytes.len()));
             partition.bytes += batch.bytes.len();
-            unpack(&batch, first, &mut intake);
+            unpack(&batch, fresh.start, &mut intake);
         }
         intake
     }
@@ -269,7 +263,7 @@ mod tests {
     fn a_full_partition_is_not_polled_until_its_commit_moves() {
         let mut window = Window::default();
         window.assign(&[(0, 0)], &[]);
-        for base in 0..(MAX_TASKS as u64 / 1000) {
+        for base in 0..(MAX_TASKS / 1000) {
             window.admit(vec![delivered(0, base * 1000, 1000)]);
         }
         assert_eq!(window.positions(), vec![]);
@@ -277,7 +271,7 @@ mod tests {
             window.settle(token(0, offset));
         }
         assert_eq!(window.take_commits(), vec![(0, 1000)]);
-        assert_eq!(window.positions(), vec![(0, MAX_TASKS as u64)]);
+        assert_eq!(window.positions(), vec![(0, MAX_TASKS)]);
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl CoreError {
                 for fault in faults {
                     let item = PyDict::new(py);
                     item.set_item("pointer", fault.pointer)?;
-                    item.set_item("code", fault.code)?;
+                    item.set_item("code", fault.code.as_str())?;
                     item.set_item("message", fault.message)?;
                     list.append(item)?;
                 }

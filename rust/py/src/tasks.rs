@@ -48,14 +48,14 @@ fn batch(compiled: Result<Compiled, Vec<Fault>>) -> PyResult<TaskBatch> {
 #[pyfunction]
 pub fn compile_manifest(py: Python<'_>, body: &[u8], context: &[u8]) -> PyResult<TaskBatch> {
     let context = self::context(context)?;
-    batch(py.detach(|| manifest::parse(body, &context.limits()).map(|parsed| manifest::compile(&parsed, &context))))
+    batch(py.detach(|| manifest::parse(body, &context.limits).map(|parsed| manifest::compile(&parsed, &context))))
 }
 
 /// Validates a manifest and returns it as normalised JSON for handlers.
 #[pyfunction]
 pub fn parse_manifest<'py>(py: Python<'py>, body: &[u8], context: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
     let context = self::context(context)?;
-    let json = py.detach(|| manifest::parse(body, &context.limits()).map(|parsed| parsed.to_json()));
+    let json = py.detach(|| manifest::parse(body, &context.limits).map(|parsed| parsed.to_json()));
     Ok(PyBytes::new(py, &json.map_err(CoreError::validation)?))
 }
 
@@ -69,7 +69,7 @@ pub fn compile_tasks(py: Python<'_>, tasks: &[u8], context: &[u8]) -> PyResult<T
 /// What is wrong with a key template, or None.
 #[pyfunction]
 pub fn key_template_problem(template: &str) -> Option<String> {
-    key::validate_template(template).err().map(|error| error.to_string())
+    key::KeyTemplate::parse(template).err().map(|error| error.to_string())
 }
 
 /// Every failure code: its name, whether it is retried, what it means.
