@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from fetchbox.api.configure import settings_of
+from fetchbox.api.document import document_routes
 from fetchbox.api.edge import Edge
 from fetchbox.api.health import health_routes
 from fetchbox.api.ids import new_job_id
@@ -49,7 +50,7 @@ def create_app(
         draining=draining or asyncio.Event(),
     )
     app = Starlette(
-        routes=[*job_routes(service), *operator_routes(service), *health_routes(service)],
+        routes=[*job_routes(service), *operator_routes(service), *health_routes(service), *document_routes()],
         middleware=[Middleware(Edge, metrics=service.metrics)],
         exception_handlers={
             HTTPException: on_http_exception,

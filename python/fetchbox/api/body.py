@@ -31,7 +31,10 @@ class Disconnected(Exception):
 
 
 def check_length(headers: Mapping[bytes, bytes], limit: int) -> int | None:
-    """The declared length, if any. Raises Problem 413 for one beyond the limit."""
+    """The declared length, if any. Raises Problem 413 for one beyond the limit, 400 for framing that we do not undo."""
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None and coding.strip().lower() != b"chunked":
+        raise invalid("Transfer-Encoding must be chunked or absent")
     raw = headers.get(b"content-length")
     if raw is None:
         return None

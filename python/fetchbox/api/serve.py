@@ -9,7 +9,7 @@ import resource
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -20,18 +20,20 @@ from starlette.applications import Starlette
 from fetchbox.api.app import create_app
 from fetchbox.api.configure import settings_of
 from fetchbox.api.service import Service
-from fetchbox.broker import HubConnection
 from fetchbox.config import Config, parse_address
 from fetchbox.control import Control
+
+if TYPE_CHECKING:
+    from fetchbox.broker import HubConnection
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
-HEADER_SECONDS = 10
+HEADER_SECONDS = 15
 """How long a request's head may take, and a connection stay idle between requests."""
 MAX_HEAD_BYTES = 64 << 10
-"""Largest head of a request; beyond it the connection is answered 431 and closed."""
+"""Largest head of a request, roughly (what is read at once may exceed it); beyond it the connection is answered 431 and closed."""
 DESCRIPTORS_KEPT = 256
 """Descriptors that connections may not use: the hub, the store, logs, handlers."""
 FIRST_CONNECT_SECONDS = 5.0
@@ -80,6 +82,13 @@ def make_server(app: Starlette, listener: socket.socket, config: Config) -> Embe
     )
 
 
+def listening_socket(config: Config, control: Control) -> socket.socket:
+    """The socket that the supervisor bound, or one of our own."""
+    listener = bind(config.server.bind_addr) if control.listen_fd is None else socket.socket(fileno=control.listen_fd)
+    listener.setblocking(False)
+    return listener
+
+
 def bind(address: str) -> socket.socket:
     """A listening socket for `host:port`, when no supervisor hands one over."""
     host, port = parse_address(address)
@@ -92,8 +101,9 @@ def bind(address: str) -> socket.socket:
 
 async def serve(config: Config, control: Control) -> int:
     """Serves until the control says to drain; the exit code."""
-    listener = socket.socket(fileno=control.listen_fd) if control.listen_fd is not None else bind(config.server.bind_addr)
-    listener.setblocking(False)
+    from fetchbox.broker import HubConnection
+
+    listener = listening_socket(config, control)
     hub = HubConnection(config, "api", name=f"api {control.index}")
     app = create_app(config, hub, draining=control.draining)
     service: Service = app.state.service

@@ -1,0 +1,155 @@
+"""The bodies of the API as JSON Schema, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fetchbox.api.pages import JOB_STATUSES, RESOURCE_STATES
+
+Node = dict[str, Any]
+
+
+def _object(properties: Node, *, required: tuple[str, ...] = (), closed: bool = False) -> Node:
+    schema: Node = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = list(required)
+    if closed:
+        schema["additionalProperties"] = False
+    return schema
+
+
+def _page(noun: str, item: str) -> Node:
+    items: Node = {"type": "array", "items": {"$ref": f"#/components/schemas/{item}"}}
+    return _object({noun: items, "next_cursor": {"type": ["string", "null"]}}, required=(noun, "next_cursor"))
+
+
+_TEXT: Node = {"type": "string"}
+_TEXT_OR_NULL: Node = {"type": ["string", "null"]}
+_COUNT: Node = {"type": "integer", "minimum": 0}
+_COUNT_OR_NULL: Node = {"type": ["integer", "null"], "minimum": 0}
+_TIME: Node = {"type": "string", "format": "date-time"}
+_TIME_OR_NULL: Node = {"type": ["string", "null"], "format": "date-time"}
+_STRING_MAP: Node = {"type": "object", "additionalProperties": {"type": "string"}}
+
+_COUNTS = ("total", "completed", "reused", "filtered", "failed", "cancelled", "pending")
+
+SCHEMAS: Node = {
+    "Manifest": _object(
+        {
+            "manifest_version": {"const": "v1"},
+            "metadata": {"type": "object", "description": "Yours; stored as it is."},
+            "resources": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Resource"}},
+            "attributes": _object(
+                {
+                    "tenant": _TEXT,
+                    "crawl_id": _TEXT,
+                    "priority": {},
+                    "callback_url": {"type": "string", "format": "uri"},
+                    "deadline": {"description": "When to give up."},
+                }
+            ),
+        },
+        required=("manifest_version", "resources"),
+    ),
+    "Resource": _object(
+        {
+            "url": {"type": "string", "format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"},
+            "id": {"type": "string", "minLength": 1, "maxLength": 128, "description": "Unique in the manifest; default: the index."},
+            "headers": _STRING_MAP,
+            "tags": _STRING_MAP,
+            "key": {"type": "string", "minLength": 1, "description": "Where the object goes."},
+        },
+        required=("url",),
+    ),
+    "Accepted": _object(
+        {"job_id": {"type": "string", "format": "uuid"}, "manifest_key": _TEXT, "resource_count": _COUNT},
+        required=("job_id", "manifest_key", "resource_count"),
+    ),
+    "Error": _object(
+        {
+            "error": _object(
+                {
+                    "code": _TEXT,
+                    "message": _TEXT,
+                    "job_id": _TEXT,
+                    "details": {
+                        "type": "array",
+                        "items": _object({"pointer": _TEXT, "code": _TEXT, "message": _TEXT}, required=("pointer", "code", "message")),
+                    },
+                },
+                required=("code", "message"),
+                closed=True,
+            )
+        },
+        required=("error",),
+        closed=True,
+    ),
+    "Job": _object(
+        {
+            "job_id": _TEXT,
+            "job_type": _TEXT,
+            "tenant": _TEXT,
+            "status": {"type": "string", "enum": list(JOB_STATUSES)},
+            "created_at": _TIME,
+            "updated_at": _TIME,
+            "finished_at": _TIME_OR_NULL,
+            **{f"resource_{name}": _COUNT for name in _COUNTS},
+            "bytes_stored": _COUNT,
+            "manifest_key": _TEXT_OR_NULL,
+            "log_cursor": {"type": ["object", "null"], "properties": {"stream": _TEXT, "partition": _COUNT, "offset": _COUNT}},
+            "last_error": {"type": ["object", "null"], "properties": {"code": _TEXT, "message": _TEXT, "context": {"type": "object"}}},
+            "origin": {"type": "string", "enum": ["api", "direct"]},
+        },
+        required=("job_id", "status"),
+    ),
+    "JobPage": _page("jobs", "Job"),
+    "Outcome": _object(
+        {
+            "id": _TEXT,
+            "index": _COUNT,
+            "url": _TEXT_OR_NULL,
+            "final_url": _TEXT_OR_NULL,
+            "state": {"type": "string", "enum": list(RESOURCE_STATES)},
+            "code": _TEXT_OR_NULL,
+            "message": _TEXT_OR_NULL,
+            "http_status": _COUNT_OR_NULL,
+            "size": _COUNT_OR_NULL,
+            "sha256": _TEXT_OR_NULL,
+            "content_type": _TEXT_OR_NULL,
+            "sniffed_type": _TEXT_OR_NULL,
+            "storage_url": _TEXT_OR_NULL,
+            "etag": _TEXT_OR_NULL,
+            "last_modified": _TEXT_OR_NULL,
+            "attempts": _COUNT_OR_NULL,
+            "proxy": _TEXT_OR_NULL,
+            "timings": {"type": ["object", "null"], "additionalProperties": _COUNT, "description": "Microseconds."},
+            "generation": _COUNT,
+        },
+        required=("index", "state"),
+    ),
+    "ResourcePage": _page("resources", "Outcome"),
+    "Receipt": _object({"job_id": _TEXT}, required=("job_id",)),
+    "DeadLetter": _object({"job_id": _TEXT, "resource_id": _TEXT, "code": _TEXT}, required=("job_id", "resource_id", "code")),
+    "DeadLetterPage": _page("entries", "DeadLetter"),
+    "Replay": _object(
+        {
+            "filter": _object(dict.fromkeys(("job", "code", "host", "since"), _TEXT)),
+            "headers": _STRING_MAP,
+            "proxy_pool": _TEXT,
+            "url_replace": {"type": ["object", "array"]},
+            "dry_run": {"type": "boolean"},
+        },
+        required=("filter",),
+        closed=True,
+    ),
+    "Replayed": _object({"count": _COUNT}, required=("count",)),
+    "Component": _object({"status": {"type": "string"}, "reason": _TEXT, "since": _TIME}, required=("status", "since")),
+    "Health": _object(
+        {
+            "status": {"type": "string", "enum": ["ok", "degraded"]},
+            "components": {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Component"}},
+        },
+        required=("status", "components"),
+    ),
+    "Alive": _object({"status": {"const": "ok"}}, required=("status",)),
+}

@@ -1,0 +1,34 @@
+"""The ingress on a real socket, over the fakes: `python -m tests.unit.api_server LISTEN_FD CONFIG_JSON`. SIGTERM drains it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from typing import Any
+
+import uvloop
+from tests.unit.api_fakes import Ingress
+
+from fetchbox.api.serve import listening_socket, make_server, run_server
+from fetchbox.config import Config
+from fetchbox.control import Control
+
+
+async def main(descriptor: int, sections: dict[str, Any]) -> int:
+    control = Control("api", 0, listen_fd=descriptor)
+    ingress = Ingress(**sections)
+    service = ingress.app.state.service
+    service.draining = control.draining
+    config = Config.model_validate({"data_dir": "/tmp/fetchbox-test", **sections})
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, control.drain, config.drain_timeout)
+    started = time.perf_counter()
+    code = await run_server(make_server(ingress.app, listening_socket(config, control), config), control)
+    print(f"served for {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(main(int(sys.argv[1]), json.loads(sys.argv[2]))))
