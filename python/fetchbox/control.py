@@ -86,6 +86,11 @@ class Control:
         self._on_drain: list[Callable[[float], None]] = []
 
     @property
+    def name(self) -> str:
+        """`hub`, `api 0`, `worker 1`: as in titles, logs and metrics."""
+        return process_name(self.role, self.index)
+
+    @property
     def is_ready(self) -> bool:
         """Whether `ready` was called."""
         return self._ready
@@ -124,18 +129,18 @@ class Control:
         """`callback` gets the seconds that are left when draining begins."""
         self._on_drain.append(callback)
 
-    def metrics_text(self) -> str:
-        """The text of all sources. One that fails costs its own lines only."""
-        parts = []
+    def metrics_texts(self) -> list[str]:
+        """The text of each source. One that fails costs its own lines only."""
+        texts = []
         for source in self._metrics:
             try:
-                parts.append(source())
+                texts.append(source())
             except Exception as error:
-                print(f"fetchbox: {self.role} {self.index}: metrics are missing: {error!r}", file=sys.stderr)
-        return "\n".join(parts)
+                print(f"fetchbox: {self.name}: metrics are missing: {error!r}", file=sys.stderr)
+        return texts
 
     def drain(self, within: float) -> None:
-        """Begins to drain; a second call can only shorten the time. Called by the child's main program."""
+        """Begins to drain, for at most `within` seconds; a second call can only shorten that. Called by the child's main program."""
         until = time.monotonic() + within
         if self.drain_until is not None and until >= self.drain_until:
             return
@@ -149,25 +154,30 @@ class Control:
         for callback in self._reload:
             callback(config)
 
-    async def serve(self, parse_config: Callable[[str], Any], drain_timeout: float) -> None:
-        """Acts on the supervisor's messages until it is gone, and then begins to drain."""
+    async def serve(self, parse_config: Callable[[str], Any], orphan_timeout: float) -> None:
+        """Acts on the supervisor's messages until it is gone, and then drains for at most `orphan_timeout` seconds."""
         if self._channel is None:
             return
         while (message := await self._channel.receive()) is not None:
             match message.get("do"):
                 case "metrics":
-                    self._send({"event": "metrics", "id": message["id"], "text": self.metrics_text()})
+                    self._send({"event": "metrics", "id": message["id"], "texts": self.metrics_texts()})
                 case "drain":
                     self.drain(float(message["within"]))
                 case "reload":
                     self.reload(parse_config(message["config"]))
                 case unknown:
-                    print(f"fetchbox: {self.role} {self.index}: unknown order {unknown!r}", file=sys.stderr)
-        self.drain(drain_timeout)
+                    print(f"fetchbox: {self.name}: unknown order {unknown!r}", file=sys.stderr)
+        self.drain(orphan_timeout)
 
     def _send(self, message: Message) -> None:
         if self._channel is not None:
             self._channel.send(message)
+
+
+def process_name(role: str, index: int) -> str:
+    """How a process is called in titles, logs and metrics; there is one hub only."""
+    return role if role == "hub" else f"{role} {index}"
 
 
 def inherited_fd(name: str) -> int | None:

@@ -6,7 +6,7 @@ from fetchbox.config.fetching import Auth, Fetch, JobStorage, JobType, Proxy, Pr
 from fetchbox.config.layers import find_file, variable_name
 from fetchbox.config.load import load, load_library
 from fetchbox.config.models import Broker, Callbacks, Client, Config, Hub, Retention, Server, Tasks, Telemetry, Worker
-from fetchbox.config.wire import engine_options, from_child_json, hub_options, hub_url, to_child_json
+from fetchbox.config.wire import engine_options, from_child_json, hub_options, hub_socket, hub_url, to_child_json
 
 __all__ = [
     "Auth",
@@ -35,6 +35,7 @@ __all__ = [
     "format_address",
     "from_child_json",
     "hub_options",
+    "hub_socket",
     "hub_url",
     "is_loopback",
     "load",

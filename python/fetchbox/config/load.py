@@ -98,15 +98,16 @@ def _place(tree: dict[str, Any]) -> None:
 
 
 def _remove(tree: Any, path: tuple[int | str, ...]) -> None:
-    """Removes the outermost value that holds the fault and can be left out."""
-    for part in path[:-1]:
-        if not isinstance(tree, dict) or not isinstance(tree.get(str(part)), dict):
+    """Removes the value that holds the fault, or the table that lacks one."""
+    parents: list[tuple[dict[str, Any], str]] = []
+    for part in path:
+        if not isinstance(tree, dict) or str(part) not in tree:
             break
+        parents.append((tree, str(part)))
         tree = tree[str(part)]
-    else:
-        part = path[-1]
-    if isinstance(tree, dict):
-        tree.pop(str(part), None)
+    if parents:
+        holder, key = parents[-1]
+        del holder[key]
 
 
 def _fill(value: Any, data_dir: str) -> Any:

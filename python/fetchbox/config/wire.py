@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -92,17 +92,30 @@ def _plain(value: Any) -> Any:
 
 
 def hub_options(config: Config) -> dict[str, Any]:
-    """The native hub's options."""
+    """The native hub's options: seconds and bytes. Keys that are not set are left out, so that the hub's own defaults hold."""
     hub = config.hub
-    return {
+    store = urlsplit(config.storage.url)
+    options = {
         "path": hub.path,
-        "socket": addresses.default_socket(config.data_dir) if hub.url is None else addresses.parse_hub_url(hub.url)[1],
-        "listen": hub.listen,
+        "socket_path": hub_socket(config),
+        "durability": hub.durability,
+        "partitions": config.tasks.partitions,
+        "outbox_max_bytes": hub.outbox_max_bytes,
+        "retention": _plain(config.retention.model_dump()),
+        "store_root": unquote(store.path) if store.scheme == "file" else None,
+        "broker": "embedded" if config.broker.url == "embedded" else "external",
         "token": _plain(hub.token),
+        "listen": hub.listen,
         "tls_cert": hub.tls_cert,
         "tls_key": hub.tls_key,
-        "durability": hub.durability,
-        "outbox_max_bytes": hub.outbox_max_bytes,
-        "task_partitions": config.tasks.partitions,
-        "retention": _plain(config.retention.model_dump()),
     }
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def hub_socket(config: Config) -> str:
+    """The Unix socket on which a hub of this configuration listens."""
+    if config.hub.url is not None:
+        scheme, path = addresses.parse_hub_url(config.hub.url)
+        if scheme == "unix":
+            return path
+    return addresses.default_socket(config.data_dir)
