@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import httpx
@@ -93,6 +93,15 @@ class Client:
     def job(self, job_id: str, *, limit: float = 0.0) -> Json:
         """A job as the operator sees it."""
         return self.get(f"/operators/jobs/{job_id}", limit=limit)
+
+    def await_job(self, job_id: str, limit: float, *, describe: Callable[[], str] | None = None) -> Json:
+        """A job as soon as nothing of it is pending; AssertionError, with the job and what `describe` tells, after `limit` seconds."""
+        started = time.monotonic()
+        while (job := self.job(job_id))["resource_pending"]:
+            waited = time.monotonic() - started
+            assert waited < limit, f"not settled after {waited:.0f} s: {job}\n{describe() if describe is not None else ''}"
+            pause(0.05)
+        return job
 
     def jobs(self, *, limit: float = 0.0) -> list[Json]:
         """Every job, newest first."""

@@ -33,7 +33,7 @@ async def run(config: Config, control: Control) -> int:
     if "start" in plan:
         print(f"{control.name} cannot start", file=sys.stderr)
         return int(plan["start"])
-    control.add_metrics(lambda: f"# TYPE fake_lives gauge\nfake_lives{{kind=\"{control.role}\"}} 1\n")
+    control.add_metrics(lambda: f'# TYPE fake_lives gauge\nfake_lives{{kind="{control.role}"}} 1\n')
     control.on_reload(lambda fresh: note(control, "reload", rate=fresh.server.rate_limit))
     if "health" in plan:
         control.set_health(*plan["health"])

@@ -149,7 +149,6 @@ def test_a_taken_telemetry_port_is_named(tmp_path: Path) -> None:
 def test_a_second_service_on_one_directory_is_refused(tmp_path: Path) -> None:
     with Service(tmp_path / "first").start() as first:
         second = Service(tmp_path / "second", {"data_dir": str(first.data_dir)})
-        second.config_path.write_text(second.config_path.read_text().replace(str(second.data_dir), str(first.data_dir)))
         status, message = fails(["up", "--config", str(second.config_path)], tmp_path)
         assert status == 1, message
         assert str(first.data_dir) in message, message
