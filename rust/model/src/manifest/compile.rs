@@ -94,7 +94,7 @@ pub struct StorageContext {
     /// Goes before every key.
     #[serde(deserialize_with = "or_default")]
     pub key_prefix: String,
-    /// The object's key, for a job of one resource.
+    /// The object's key for a job of one resource; jobs of several pass it over.
     #[serde(deserialize_with = "or_default")]
     pub key: String,
     /// Kept on every object.
@@ -242,7 +242,8 @@ impl TaskMaker {
             bucket: context.storage.bucket.clone(),
             key_prefix: context.storage.key_prefix.clone(),
             metadata: context.storage.metadata.clone(),
-            key: context.storage.key.clone(),
+            // On several resources one key would make them overwrite each other.
+            key: if total == 1 { context.storage.key.clone() } else { String::new() },
         };
         let default_headers = context.default_headers.iter();
         let default_headers =

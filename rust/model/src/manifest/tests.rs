@@ -145,6 +145,7 @@ fn faults_of_urls() {
         ("http://a%40b/", "VALIDATION_BAD_URL"),
         ("http://a%00b/", "VALIDATION_BAD_URL"),
         ("http://a<b/", "VALIDATION_BAD_URL"),
+        ("http://XN--a\u{e9}/", "VALIDATION_BAD_URL"),
     ];
     for (url, code) in table {
         let member = format!(r#""url":{}"#, serde_json::to_string(url).unwrap());
@@ -165,6 +166,9 @@ fn good_urls_and_their_hosts() {
         ("http://under_score.example./x", "under_score.example."),
         ("http://h?x=@y", "h"),
         ("http://h/@user:pw@x", "h"),
+        ("http://XN--BCHER-KVA.example/", "xn--bcher-kva.example"),
+        ("http://1.2.3.4./", "1.2.3.4"),
+        ("http://h:0080/", "h"),
         ("http://127.0.0.1:80/", "127.0.0.1"),
         ("http://0x7f.1/", "127.0.0.1"),
         ("http://2130706433/", "127.0.0.1"),
@@ -370,7 +374,7 @@ proptest! {
     }
 
     #[test]
-    fn urls_never_panic_and_the_short_way_agrees_with_the_parser(url in "https?://[a-zA-Z0-9.:_@\\[\\]%x-]{0,24}(/[ -~]{0,9})?") {
+    fn urls_never_panic_and_the_short_way_agrees_with_the_parser(url in "https?://(xn--|XN--|0x)?[a-zA-Z0-9.:_@\\[\\]%x-]{0,24}(/[ -~]{0,9})?") {
         if let Ok(host) = check::url(&url, &[]) {
             let parsed = url::Url::parse(&url).unwrap();
             prop_assert_eq!(parsed.host_str().unwrap(), &*host);

@@ -62,6 +62,16 @@ fn a_task_carries_all_it_needs() {
 }
 
 #[test]
+fn a_key_of_the_context_is_for_one_resource() {
+    let key = |list: &[u8]| {
+        let compiled = compile_tasks(list, &context(r#","storage":{"key":"only/one"}"#)).unwrap();
+        tasks(&compiled)[0].storage_hint.as_ref().map(|hint| hint.key.clone())
+    };
+    assert_eq!(key(br#"[{"url":"http://h/"}]"#).as_deref(), Some("only/one"));
+    assert_eq!(key(br#"[{"url":"http://h/"},{"url":"http://h/"}]"#), None);
+}
+
+#[test]
 fn partitions_are_stable() {
     // SHA-256 of "abc" begins ba7816bf8f01cfea, of "" e3b0c44298fc1c14.
     assert_eq!(partition_of("abc", 64), 0xba78_16bf_8f01_cfea_u64 as u32 % 64);
