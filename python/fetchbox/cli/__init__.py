@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("jobs", "List, show, follow and cancel jobs."),
     "dlq": ("dlq", "List, replay and purge what failed for good."),
     "config": ("config", "Check the configuration, or show where each value comes from."),
+    "bench": ("bench", "Measure this machine: downloads, ingest, the pipeline."),
     "origin": ("origin", "Run the bundled web server: good pages and every hostile behaviour."),
 }
 """Name → module of this package and one line of help."""

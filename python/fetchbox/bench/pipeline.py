@@ -1,0 +1,184 @@
+"""What the way through api, hub and worker costs a task, and what very long queues cost."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fetchbox.bench.load import Spec, run_load
+from fetchbox.bench.measure import measure
+from fetchbox.bench.nginx import Files, memory_directory, static_origin
+from fetchbox.bench.peers import Stored, fetchbox_peer, run_peer
+from fetchbox.bench.processes import read_tree
+from fetchbox.bench.service import Caller, ServiceMeter, bench_service, disk_bytes, manifest, pause
+from fetchbox.testing import Service
+
+PER_JOB = 1000
+DISTINCT = 1000
+"""Files of the origin; tasks take them in turn."""
+READY_SECONDS = 120.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Spine:
+    """How many tasks, and whether they are downloaded ("stored") or refused by the address policy before any connection ("blocked")."""
+
+    tasks: int = 100_000
+    bodies: str = "stored"
+    concurrency: int = 64
+    disk: Path | None = None
+
+
+def spine(plan: Spine, say: Say) -> dict[str, Any]:
+    """CPU per task of each role from the first post to the last job settled, with bodies of one byte.
+
+    `engine` is the CPU per task of `fetchbox get` over the same URLs, less its start; what the service uses above that is the spine.
+    """
+    jobs = max(plan.tasks // PER_JOB, 1)
+    fetch = {"per_host_concurrency": plan.concurrency, "allow_networks": [] if plan.bodies == "blocked" else ["127.0.0.0/8"]}
+    with static_origin(Files(DISTINCT, 1)) as origin:
+        urls = origin.urls()
+        body = manifest(urls[:PER_JOB])
+        with bench_service(workers=1, disk=plan.disk, worker={"concurrency": plan.concurrency}, fetch=fetch) as service:
+            caller = Caller(service.url)
+            caller.wait_settled([caller.submit(body)], 120)
+            meter = ServiceMeter(service.process.pid)
+            meter.start()
+            posted = run_load(_posts(service.url, body, jobs, collect=True))
+            answers = caller.wait_settled(posted.job_ids, 60 + plan.tasks / 500)
+            usage = meter.stop()
+            caller.close()
+        tasks = sum(answer["resource_total"] for answer in answers)
+        row: dict[str, Any] = {"tasks": tasks, "bodies": plan.bodies, "wall s": meter.wall, "tasks/s": tasks / meter.wall}
+        for role, seconds in sorted(usage.per_process.items()):
+            row[f"{role} us/task"] = seconds / tasks * 1e6
+        row["all us/task"] = usage.cpu / tasks * 1e6
+        say(f"{tasks:,} tasks in {meter.wall:.1f} s: {row['all us/task']:.1f} us CPU a task in all")
+        if plan.bodies == "stored":
+            engine = _engine_cost(urls, jobs * PER_JOB, plan.concurrency)
+            row["engine us/task"] = engine
+            row["spine us/task"] = row["all us/task"] - engine
+            say(f"the same URLs by `fetchbox get`: {engine:.1f} us a task; the spine is the rest: {row['spine us/task']:.1f} us")
+        row["peak MiB"] = sum(usage.peak_rss.values()) / 2**20
+        expected = "completed" if plan.bodies == "stored" else "failed"
+        wrong = sum(answer["status"] != expected for answer in answers)
+        if wrong:
+            raise RuntimeError(f"{wrong} of {len(answers)} jobs are not {expected}")
+        return row
+
+
+def _engine_cost(urls: list[str], tasks: int, concurrency: int) -> float:
+    """Microseconds of CPU a task of `fetchbox get`, its start taken off."""
+    peer = fetchbox_peer()
+    many = [urls[number % len(urls)] for number in range(tasks)]
+    start = run_peer(peer, urls[:1], concurrency, Stored(1, 1)).cpu
+    return (run_peer(peer, many, concurrency, Stored(tasks, tasks)).cpu - start) / tasks * 1e6
+
+
+def _posts(url: str, body: bytes, count: int, *, collect: bool = False) -> Spec:
+    headers = {"Content-Type": "application/json"}
+    return Spec(url, body=body.decode(), headers=headers, connections=4, seconds=24 * 3600.0, count=count, collect=collect)
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How deep the queue gets before a worker starts, in how large jobs, and for how many seconds it is drained."""
+
+    tasks: int = 1_000_000
+    per_job: int = PER_JOB
+    drain_seconds: float = 30.0
+    lookups: int = 2000
+    concurrency: int = 64
+    disk: Path | None = None
+
+
+def depth(plan: Depth, say: Say) -> dict[str, Any]:
+    """Queues so many tasks with no worker; then memory, disk, lookups, a restart, and how fast a worker drains them."""
+    jobs = max(plan.tasks // plan.per_job, 1)
+    with static_origin(Files(DISTINCT, 1)) as origin:
+        body = manifest((origin.urls() * -(-plan.per_job // DISTINCT))[: plan.per_job])
+        with bench_service(workers=0, disk=plan.disk, worker={"concurrency": plan.concurrency}) as service:
+            empty = disk_bytes(service.data_dir)
+            posted = run_load(_posts(service.url, body, jobs, collect=True))
+            if posted.refused or posted.answered != jobs:
+                raise RuntimeError(f"{posted.answered} of {jobs} jobs were accepted: {posted.statuses}")
+            tasks = jobs * plan.per_job
+            row: dict[str, Any] = {"tasks": tasks, "resources/job": plan.per_job, "accepted tasks/s": tasks / posted.wall}
+            row |= memory_row(service)
+            row["disk B/task"] = (disk_bytes(service.data_dir) - empty) / tasks
+            say(f"{tasks:,} queued in {posted.wall:.1f} s; {row['disk B/task']:.0f} B on disk a task, {row['memory MiB']:.0f} MiB in all")
+            row |= lookups(service, posted.job_ids, plan.lookups, say)
+            service.stop()
+            row["disk B/task stopped"] = (disk_bytes(service.data_dir) - empty) / tasks
+            started = time.perf_counter()
+            service.restart()
+            row["restart s"] = time.perf_counter() - started
+            row["memory MiB restarted"] = memory_row(service)["memory MiB"]
+            say(f"ready {row['restart s']:.2f} s after a restart")
+            service.stop()
+            row["drain tasks/s"] = drain(service, plan.drain_seconds, tasks)
+            row["memory MiB draining"] = memory_row(service)["peak MiB"]
+            say(f"one worker drains {row['drain tasks/s']:,.0f} tasks/s")
+        return row
+
+
+def memory_row(service: Service) -> dict[str, float]:
+    """Resident memory of all processes now, and the sum of their peaks."""
+    states = read_tree(service.process.pid).values()
+    return {"memory MiB": sum(state.rss for state in states) / 2**20, "peak MiB": sum(state.peak_rss for state in states) / 2**20}
+
+
+def lookups(service: Service, job_ids: list[str], count: int, say: Say) -> dict[str, float]:
+    """p99 in milliseconds of reading one random job, and of listing the newest 50, over one connection."""
+    chosen = random.sample(job_ids, min(count, len(job_ids)))
+    figures = {}
+    for name, targets in (
+        ("job p99 ms", [f"/operators/jobs/{job_id}" for job_id in chosen]),
+        ("list p99 ms", ["/operators/jobs?limit=50"]),
+        ("list by status p99 ms", ["/operators/jobs?status=queued&limit=50"]),
+    ):
+        report = run_load(Spec(service.url, targets=targets, method="GET", connections=1, seconds=60.0, count=count))
+        if report.refused or not report.answered:
+            raise RuntimeError(f"{name}: {report.statuses}")
+        figures[name] = report.latency(0.99) * 1e3
+    say(", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+    return figures
+
+
+def drain(service: Service, seconds: float, most: int) -> float:
+    """Starts the stopped service with one worker; returns tasks settled a second from the first outcome on, at most for `seconds`."""
+    at = service.command.index("--workers") + 1
+    service.command[at] = "1"
+    service.restart()
+    first = _stored(service)
+    limit = time.monotonic() + READY_SECONDS
+    while (begun := _stored(service)) == first and time.monotonic() < limit:
+        pause(0.01)
+    started = time.perf_counter()
+    settled = begun
+    while time.perf_counter() - started < seconds and settled < most:
+        pause(0.1)
+        settled = _stored(service)
+    return (settled - begun) / (time.perf_counter() - started)
+
+
+def _stored(service: Service) -> int:
+    """Resources settled since the service started, from its metrics."""
+    caller = Caller(service.metrics_url)
+    try:
+        _, body = caller.call("GET", "/metrics")
+    finally:
+        caller.close()
+    lines = [line for line in body.decode().splitlines() if line.startswith("fetchbox_resources_settled_total")]
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+
+def start_cost() -> float:
+    """Seconds of CPU of starting the interpreter and `fetchbox get` without any URL."""
+    return measure([sys.executable, "-m", "fetchbox.cli", "get", "--help"], cwd=Path(memory_directory() or ".")).cpu
