@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dlq": ("dlq", "List, replay and purge what failed for good."),
     "config": ("config", "Check the configuration, or show where each value comes from."),
     "bench": ("bench", "Measure this machine: downloads, ingest, the pipeline."),
+    "bench": ("bench", "Measure downloads, ingest and the pipeline on this machine."),
     "origin": ("origin", "Run the bundled web server: good pages and every hostile behaviour."),
 }
 """Name → module of this package and one line of help."""
@@ -94,6 +95,9 @@ def _run_command(name: str, argv: list[str], config: str | None) -> int:
         result = command.main(argv, prog_name=prog, standalone_mode=False, obj={"config": config})
         return result if isinstance(result, int) else 0
     except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            return BAD_USAGE
         return _tell(prog, error.format_message(), error.exit_code)
     except typer.Abort:
         return _tell(prog, "given up", FAILED)
