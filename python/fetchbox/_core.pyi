@@ -1,6 +1,7 @@
 """The native module: everything that touches bytes, sockets or the database.
 
-Calls that talk to the hub return a token at once; their results come out of `drain()` after the descriptor of `fileno()` has turned readable.
+Calls that talk to the hub return a token at once; their results come out of `drain()` after the descriptor of `fileno()` has turned
+readable.
 `fetchbox._completions` turns tokens into awaitables. JSON goes in and out as UTF-8 bytes. No object here survives `fork`.
 """
 
@@ -12,7 +13,8 @@ __version__: str
 class CoreError(Exception):
     """The one exception of the native module.
 
-    `kind` is "unavailable" (the hub is away: try again), "refused" (it said no: `code` and `message` say why), "validation" (`details` names every fault),
+    `kind` is "unavailable" (the hub is away: try again), "refused" (it said no: `code` and `message` say why), "validation" (`details`
+    names every fault),
     "config", "store", "closed" or "internal". `retry_after` is in seconds.
     """
 
@@ -35,7 +37,8 @@ class CoreError(Exception):
 def compile_manifest(body: bytes, context: bytes) -> TaskBatch:
     """Validates a manifest and encodes a task per resource.
 
-    `context` is JSON: job_id, job_type, tenant, manifest_key, trace_id, traceparent, partitions, partition_by, limits and hints. Raises CoreError("validation") with all faults.
+    `context` is JSON: job_id, job_type, tenant, manifest_key, trace_id, traceparent, partitions, partition_by, limits and hints. Raises
+    CoreError("validation") with all faults.
     """
 
 def parse_manifest(body: bytes, context: bytes) -> bytes:
@@ -120,7 +123,8 @@ class HubClient:
         """`options` is JSON: url ("unix:///path"), name, role ("api", "worker" or "operator"), token. Connects in the background."""
     def fileno(self) -> int: ...
     def drain(self) -> list[tuple[int, Any]]:
-        """Finished calls as (token, result or CoreError); token 0 is a push: ("cancelled", job_id), ("connected", "") or ("disconnected", "")."""
+        """Finished calls as (token, result or CoreError); token 0 is a push: ("cancelled", job_id), ("connected", "") or ("disconnected",
+        "")."""
     def connected(self) -> bool: ...
     def reserve(self, request: bytes) -> int: ...
     def release(self, request: bytes) -> int: ...
@@ -140,7 +144,8 @@ class Engine:
     """The download engine and the window over the partitions it works on."""
 
     def __init__(self, options: bytes, store: Any | None = None, log_stored: bool = False) -> None:
-        """`options` is the engine's configuration as JSON, `store` an obstore store; `log_stored` puts stored resources into the job's log as well.
+        """`options` is the engine's configuration as JSON, `store` an obstore store; `log_stored` puts stored resources into the job's log
+        as well.
 
         Raises CoreError("config" or "store").
         """
@@ -153,7 +158,8 @@ class Engine:
         """Starts tasks of a library call, a JSON list of {url, id, index, headers, tags, key, …}; returns how many."""
     def drain(self, limit: int) -> OutcomeBatch: ...
     def settle(self, outcomes: OutcomeBatch) -> Report:
-        """Counts finished tasks as settled or handed on and says what to publish and commit for them. Publish every report, in order, until the hub has it."""
+        """Counts finished tasks as settled or handed on and says what to publish and commit for them. Publish every report, in order, until
+        the hub has it."""
     def unload(self) -> None:
         """Forgets the assignment: after this worker lost its place in the group."""
     def to_release(self) -> int:
@@ -170,7 +176,8 @@ class Hub:
     """The database and its server; one a process."""
 
     def __init__(self, options: bytes) -> None:
-        """Opens or creates the database; `options` is JSON. Raises CoreError("config" or "store") that says what to do. Starts serving at once."""
+        """Opens or creates the database; `options` is JSON. Raises CoreError("config" or "store") that says what to do. Starts serving at
+        once."""
     def metrics(self) -> str: ...
     def close(self) -> None:
         """Stops taking calls, commits what is queued and closes the database."""

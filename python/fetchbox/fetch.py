@@ -3,7 +3,8 @@
     for outcome in fetchbox.fetch(urls, store="out/"):
         print(outcome.url, outcome.state, outcome.size, outcome.sha256)
 
-Input is consumed lazily and never more than 10,000 tasks ahead of the outcomes. A failed download is an outcome; exceptions are for misuse and broken stores.
+Input is consumed lazily and never more than 10,000 tasks ahead of the outcomes. A failed download is an outcome; exceptions are for misuse
+and broken stores.
 """
 
 from __future__ import annotations
@@ -34,11 +35,20 @@ CLOSE_SECONDS = 5.0
 Task = str | DownloadTask | Resource
 
 
-def fetch(urls: Iterable[Task], *, store: Any = "fetched", config: Config | Mapping[str, Any] | Path | None = None, concurrency: int | None = None, **options: Any) -> Iterator[Outcome]:
+def fetch(
+    urls: Iterable[Task],
+    *,
+    store: Any = "fetched",
+    config: Config | Mapping[str, Any] | Path | None = None,
+    concurrency: int | None = None,
+    **options: Any,
+) -> Iterator[Outcome]:
     """Downloads `urls` and yields an Outcome for each, in the order in which they finish.
 
-    `urls` holds URLs or DownloadTasks. `store` is a directory, a URL (`s3://bucket/prefix`, `file:///…`) or an obstore store. `options` are keys of `[fetch]`
-    (`max_bytes="50MB"`, `allow_networks=[…]`, …), laid over `config` (a Config, nested dictionaries or a file) or, without it, over `FETCHBOX__FETCH__*` in the
+    `urls` holds URLs or DownloadTasks. `store` is a directory, a URL (`s3://bucket/prefix`, `file:///…`) or an obstore store. `options` are
+    keys of `[fetch]`
+    (`max_bytes="50MB"`, `allow_networks=[…]`, …), laid over `config` (a Config, nested dictionaries or a file) or, without it, over
+    `FETCHBOX__FETCH__*` in the
     environment. Raises UsageError, ConfigError or StoreError before the first download. Leaving the loop early ends the downloads.
     """
     session = _Session(store, config, concurrency, options)
@@ -79,7 +89,8 @@ async def afetch(
     concurrency: int | None = None,
     **options: Any,
 ) -> AsyncIterator[Outcome]:
-    """`fetch` for asyncio and uvloop; `urls` may be an async iterable as well. Cancelling the task or leaving the loop ends the downloads."""
+    """`fetch` for asyncio and uvloop; `urls` may be an async iterable as well. Cancelling the task or leaving the loop ends the
+    downloads."""
     session = _Session(store, config, concurrency, options)
     source = _chunks(urls, session.chunk)
     loop = asyncio.get_running_loop()
@@ -120,14 +131,14 @@ async def afetch(
 class _Session:
     """One engine for the length of an iteration, and how far the input is ahead of the outcomes."""
 
-    def __init__(self, store: Any, config: Config | Mapping[str, Any] | Path | None, concurrency: int | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self, store: Any, config: Config | Mapping[str, Any] | Path | None, concurrency: int | None, options: dict[str, Any]
+    ) -> None:
         url, self._store = _store(store)
         if concurrency is not None:
             options = {**options, "concurrency": concurrency}
-        self._options = engine_options(load_library(config=config, **options))
+        self._options = engine_options(load_library(config=config, **options), library=True)
         self._options["storage"]["url"] = url
-        # A crash of this process loses nothing that anybody counted on: no fsync, as with any other downloader.
-        self._options["sync_files"] = False
         self.chunk = min(CHUNK, max(int(self._options["concurrency"]), 1))
         self.ahead = 0
         self._next_index = 0
@@ -186,7 +197,8 @@ def _row(task: Task, index: int) -> dict[str, Any]:
         return {"url": task, "id": str(index), "index": index}
     if not isinstance(task, DownloadTask | Resource):
         raise UsageError(f"item {index} is a {type(task).__name__}; give URLs as str, or fetchbox.DownloadTask")
-    row: dict[str, Any] = {"url": task.url, "id": str(index) if task.id is None else task.id, "index": index, "headers": task.headers, "tags": task.tags, "key": task.key}
+    row: dict[str, Any] = {"url": task.url, "id": str(index) if task.id is None else task.id, "index": index}
+    row |= {"headers": task.headers, "tags": task.tags, "key": task.key}
     if isinstance(task, DownloadTask):
         row |= {"proxy": task.proxy, "bucket": task.bucket, "key_prefix": task.key_prefix, "metadata": task.metadata}
     return {name: value for name, value in row.items() if value is not None}

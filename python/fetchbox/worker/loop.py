@@ -1,4 +1,5 @@
-"""The worker's loop: poll, drop what is settled, download, report, commit. Everything goes by the batch and no task becomes a Python object."""
+"""The worker's loop: poll, drop what is settled, download, report, commit. Everything goes by the batch; no task becomes a Python
+object."""
 
 from __future__ import annotations
 
@@ -109,10 +110,10 @@ class WorkerLoop:
     async def _submit(self, delivery: Delivery, admitted: int) -> None:
         """Admitted tasks must reach the engine: the window counts them as in flight already."""
         pause = RETRY_FIRST
-        while True:
+        settled = None
+        while settled is None:
             try:
                 settled = await self._hub.settled(delivery)
-                break
             except HubUnavailable:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)

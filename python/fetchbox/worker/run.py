@@ -32,7 +32,7 @@ async def run(config: Config, control: Control) -> int:
     except CoreError as error:
         raise _startup_error(error) from error
     hub = HubConnection(config, "worker", on_cancelled=engine.cancel)
-    hub.on_connected(lambda connected: control.set_health("hub", "ok" if connected else "degraded", None if connected else "the hub is away"))
+    hub.on_connected(lambda connected: control.set_health("hub", *(("ok", None) if connected else ("degraded", "the hub is away"))))
     control.add_metrics(engine.metrics)
     member = f"{socket.gethostname()}-{os.getpid()}-{control.index}"
     loop = WorkerLoop(engine, hub, member, config.worker.flush_interval)

@@ -69,9 +69,9 @@ fn start(config: HubConfig) -> Result<Running, CoreError> {
     drop(guard);
     let fatal = hub.fatal();
     runtime.spawn(async move { end_process(&fatal.await) });
-    let (serving, bound) = (Arc::clone(&hub), hub.bind().map_err(open_error)?);
+    let serving = Arc::clone(&hub);
     runtime.spawn(async move {
-        if let Err(error) = serving.serve(bound).await {
+        if let Err(error) = serving.serve().await {
             end_process(&error.to_string());
         }
     });
