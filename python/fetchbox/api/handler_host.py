@@ -9,6 +9,7 @@ some of it returns.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
@@ -53,9 +54,8 @@ class HandlerHost:
     async def build(self, spec: HandlerSpec, manifest: Manifest, max_tasks: int) -> list[DownloadTask]:
         """The tasks that the job type's handler makes of `manifest`, at most `max_tasks`.
 
-        Raises HandlerError: its own, or HANDLER_TIMEOUT after `spec.timeout` seconds, HANDLER_ERROR for any other exception,
-        HANDLER_INVALID_TASKS for tasks that are
-        none or too many.
+        Raises HandlerError: its own, HANDLER_TIMEOUT after `spec.timeout` seconds, HANDLER_ERROR for any other exception, HANDLER_NO_TASKS,
+        HANDLER_INVALID_TASKS for too many tasks or things that are none.
         """
         if self._hung.value >= MAX_ABANDONED:
             raise HandlerError("too many handler calls hang; handlers are refused until some come back", code="HANDLER_TIMEOUT")
@@ -69,8 +69,14 @@ class HandlerHost:
             if not limit.expired():
                 raise HandlerError("the handler raised TimeoutError", code="HANDLER_ERROR") from error
             future.cancel()
+            runner.ping(self._clock())
             logger.warning("handler %s of job type %s did not return within %s s", spec.target, spec.job_type, spec.timeout)
             raise HandlerError(f"the handler did not return within {spec.timeout:g} s", code="HANDLER_TIMEOUT") from None
+
+    @property
+    def hanging(self) -> int:
+        """Threads and loops that were given up and have not come back."""
+        return self._hung.value
 
     def close(self) -> None:
         """Stops the handlers' loop; what hangs in it dies with the process."""
@@ -83,8 +89,7 @@ class HandlerHost:
         now = self._clock()
         if runner is not None and runner.stalled(now):
             logger.error("the handlers' event loop is blocked by a handler; starting another")
-            self._hung.add(1)
-            runner.abandon(self._hung)
+            runner.abandon()
             runner = None
         if runner is None:
             runner = self._runner = _Runner(self._hung)
@@ -125,17 +130,26 @@ class _Runner:
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
 
-    def abandon(self, hung: _Counter) -> None:
-        """Lets the loop end by itself should it ever turn again."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.loop.call_soon_threadsafe(hung.add, -1)
+    def abandon(self) -> None:
+        """Counts the loop as hanging, and lets it end by itself should it ever turn again."""
+        self._hung.add(1)
+        self.loop.call_soon_threadsafe(self._hung.add, -1)
+        self.stop()
 
     def _pong(self) -> None:
         self._pinged = None
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        try:
+            self.loop.run_forever()
+            unfinished = asyncio.all_tasks(self.loop)
+            for task in unfinished:
+                task.cancel()
+            if unfinished:
+                self.loop.run_until_complete(asyncio.wait(unfinished, timeout=STALLED_AFTER))
+        finally:
+            self.loop.close()
 
     async def build(self, spec: HandlerSpec, manifest: Manifest, max_tasks: int) -> list[DownloadTask]:
         try:
@@ -237,7 +251,8 @@ class _ThreadCall:
             if self._given_up:
                 self._hung.add(-1)
                 return
-        if not self._loop.is_closed():
+        # A loop that has ended has nobody who waits.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver, result, error)
 
     def give_up(self) -> None:

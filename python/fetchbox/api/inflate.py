@@ -10,7 +10,9 @@ from typing import Protocol
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
-    from backports import zstd
+    import backports.zstd as zstd
+
+__all__ = ["MAX_MEMBERS", "STEP", "Damaged", "Decoder", "Gzip", "Zstd", "decoder_of", "zstd"]
 
 STEP = 256 << 10
 """Bytes of output that one step may make; about a millisecond of work, so that the loop can turn between steps."""
