@@ -19,7 +19,8 @@ from fetchbox.bench.results import Result
 
 SIZES = {"10KiB": Files(20_000, 10 << 10), "1MiB": Files(500, 1 << 20), "256MiB": Files(8, 256 << 20)}
 QUICK = {"10KiB": Files(2000, 10 << 10), "1MiB": Files(50, 1 << 20), "256MiB": Files(2, 256 << 20)}
-BASE = "pycurl multi"
+BASES = {"10KiB": "pycurl multi"}
+"""What ratios are to, by size: the cheapest bare loop where requests dominate, else curl, which moves bytes without Python."""
 VENV = HERE.parent / ".venv-bench"
 
 
@@ -68,7 +69,7 @@ def main() -> int:
         say(f"{files.label()} from nginx on this machine, into memory")
         with static_origin(files) as origin:
             task = download.Task(files.label(), origin.urls(), Stored(files.count, files.total), arguments.concurrency, rounds)
-            compared = download.compare(task, peers, BASE, say=say)
+            compared = download.compare(task, peers, BASES.get(name, "curl --parallel"), say=say)
         result.rows += compared.rows
         result.rounds += compared.rounds
         result.notes += [note for note in compared.notes if note not in result.notes]

@@ -79,7 +79,7 @@ def build_app(socket: str):  # type: ignore[no-untyped-def]
         job = str(uuid.uuid4())
         key = request.headers.get("idempotency-key")
         if key is not None and not await connection.set(f"key:{key}", job, nx=True):
-            return Response(encode({"job_id": str(await connection.get(f"key:{key}"), "ascii")}), 200)
+            return Response(encode({"job_id": (await connection.get(f"key:{key}") or b"").decode()}), 200)
         async with connection.pipeline(transaction=True) as pipe:
             pipe.hset(f"job:{job}", mapping={"status": "queued", "total": len(manifest.resources), "manifest": body})
             for index, resource in enumerate(manifest.resources):

@@ -10,7 +10,21 @@ from fetchbox.bench import plot, table
 from fetchbox.bench.measure import MeasureError, Usage
 from fetchbox.bench.peers import IncompleteError, Peer, Stored, run_peer
 
-COLUMNS = ("client", "files", "wall s", "files/s", "MiB/s", "CPU us/file", "CPU s/GiB", "peak MiB", "wall x", "CPU x", "rounds", "spread")
+COLUMNS = (
+    "client",
+    "files",
+    "wall s",
+    "files/s",
+    "MiB/s",
+    "CPU us/file",
+    "CPU s/GiB",
+    "peak MiB",
+    "wall x",
+    "CPU x",
+    "base",
+    "rounds",
+    "spread",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ def compare(
             rate, cost = len(task.urls) / usage.wall, usage.cpu / len(task.urls) * 1e6
             say(f"round {number + 1}: {peer.name}: {usage.wall:.2f} s, {rate:,.0f} files/s, {cost:.0f} us CPU a file")
     names = [name for name, usages in taken.items() if usages]
-    rows = [_row(name, task, taken[name], taken.get(base) or []) for name in names]
+    rows = [_row(name, task, taken[name], taken.get(base) or []) | {"base": base} for name in names]
     rounds = [_round(name, task, usage) for name in names for usage in taken[name]]
     return Comparison(rows, rounds, notes)
 

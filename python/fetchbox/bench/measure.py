@@ -21,9 +21,11 @@ from fetchbox.bench.processes import ProcessState, read_all, read_process, read_
 SAMPLE_SECONDS = 0.05
 """How often the memory of a tree is looked at. The kernel keeps each process's peak, so only its last moments can be missed."""
 
+TAIL_BYTES = 4000
+
 
 class MeasureError(RuntimeError):
-    """A measured command failed or took too long; the message holds the end of what it wrote to stderr."""
+    """A measured command failed or took too long; the message holds the last line that it wrote to stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,9 @@ def _measure_command(
         user, system = scope.cpu() if scope else (usage.ru_utime + watch.orphans_user, usage.ru_stime + watch.orphans_system)
         _kill_group(process.pid)
         if not finished:
-            raise MeasureError(f"{command[0]} did not end within {timeout:g} s: {_tail(errors)}")
+            raise MeasureError(f"did not end within {timeout:g} s: {_tail(errors)}")
         if process.returncode not in ok:
-            raise MeasureError(f"{command[0]} ended with {process.returncode}: {_tail(errors)}")
+            raise MeasureError(f"ended with {process.returncode}: {_tail(errors)}")
         # A process too short for one sample is known by what the kernel kept of it.
         peaks = watch.peaks or {command[0]: usage.ru_maxrss * 1024}
         output.seek(0)
@@ -192,5 +194,8 @@ def _kill_group(pid: int) -> None:
 
 
 def _tail(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read()[-2000:].decode(errors="replace").strip()
+    """The last line that says something."""
+    file.seek(0, os.SEEK_END)
+    file.seek(max(file.tell() - TAIL_BYTES, 0))
+    lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
