@@ -13,6 +13,7 @@ from pathlib import Path
 from common import HERE, finish, parser, say
 
 from fetchbox.bench import download
+from fetchbox.bench.engine import engine_peer
 from fetchbox.bench.nginx import Files, static_origin
 from fetchbox.bench.peers import Peer, Stored, count_files, fetchbox_peer, python_peer, simple_peers
 from fetchbox.bench.results import Result
@@ -36,9 +37,10 @@ def count_shards(out: Path) -> Stored:
 
 
 def all_peers(python: str) -> list[Peer]:
-    """Ours first."""
+    """Ours first, and our engine without the command around it."""
     return [
         fetchbox_peer(),
+        engine_peer(),
         *simple_peers(python),
         python_peer("img2dataset", HERE / "clients" / "img2dataset_shards.py", ["img2dataset"], python, count=count_shards, slow=True),
         python_peer("Scrapy FilesPipeline", HERE / "clients" / "scrapy_files.py", ["scrapy"], python, count=count_files, slow=True),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fetchbox.bench.load import Spec, run_load
-from fetchbox.bench.measure import measure
-from fetchbox.bench.nginx import Files, memory_directory, static_origin
-from fetchbox.bench.peers import Stored, fetchbox_peer, run_peer
+from fetchbox.bench.nginx import Files, static_origin
+from fetchbox.bench.peers import Stored, run_peer
 from fetchbox.bench.processes import read_tree
 from fetchbox.bench.service import Caller, ServiceMeter, bench_service, disk_bytes, manifest, pause
 from fetchbox.testing import Service
@@ -38,7 +36,7 @@ class Spine:
 def spine(plan: Spine, say: Say) -> dict[str, Any]:
     """CPU per task of each role from the first post to the last job settled, with bodies of one byte.
 
-    `engine` is the CPU per task of `fetchbox get` over the same URLs, less its start; what the service uses above that is the spine.
+    `engine` is the CPU per task of the engine alone over the same URLs, less its start; what the service uses above that is the spine.
     """
     jobs = max(plan.tasks // PER_JOB, 1)
     fetch = {"per_host_concurrency": plan.concurrency, "allow_networks": [] if plan.bodies == "blocked" else ["127.0.0.0/8"]}
@@ -64,7 +62,7 @@ def spine(plan: Spine, say: Say) -> dict[str, Any]:
             engine = _engine_cost(urls, jobs * PER_JOB, plan.concurrency)
             row["engine us/task"] = engine
             row["spine us/task"] = row["all us/task"] - engine
-            say(f"the same URLs by `fetchbox get`: {engine:.1f} us a task; the spine is the rest: {row['spine us/task']:.1f} us")
+            say(f"the same URLs by the engine alone: {engine:.1f} us a task; the spine is the rest: {row['spine us/task']:.1f} us")
         row["peak MiB"] = sum(usage.peak_rss.values()) / 2**20
         expected = "completed" if plan.bodies == "stored" else "failed"
         wrong = sum(answer["status"] != expected for answer in answers)
@@ -74,10 +72,12 @@ def spine(plan: Spine, say: Say) -> dict[str, Any]:
 
 
 def _engine_cost(urls: list[str], tasks: int, concurrency: int) -> float:
-    """Microseconds of CPU a task of `fetchbox get`, its start taken off."""
-    peer = fetchbox_peer()
-    many = [urls[number % len(urls)] for number in range(tasks)]
+    """Microseconds of CPU a task of the engine with nothing around it, its start taken off."""
+    from fetchbox.bench.engine import engine_peer
+
+    peer = engine_peer()
     start = run_peer(peer, urls[:1], concurrency, Stored(1, 1)).cpu
+    many = [urls[number % len(urls)] for number in range(tasks)]
     return (run_peer(peer, many, concurrency, Stored(tasks, tasks)).cpu - start) / tasks * 1e6
 
 
@@ -177,8 +177,3 @@ def _stored(service: Service) -> int:
         caller.close()
     lines = [line for line in body.decode().splitlines() if line.startswith("fetchbox_resources_settled_total")]
     return int(sum(float(line.rpartition(" ")[2]) for line in lines))
-
-
-def start_cost() -> float:
-    """Seconds of CPU of starting the interpreter and `fetchbox get` without any URL."""
-    return measure([sys.executable, "-m", "fetchbox.cli", "get", "--help"], cwd=Path(memory_directory() or ".")).cpu

@@ -1,0 +1,60 @@
+"""The native engine with nothing around it: `python -m fetchbox.bench.engine URL_LIST OUT CONCURRENCY`.
+
+No outcome becomes a Python object, so its CPU is what downloading alone costs; what a service or `fetchbox get` uses above it is their own.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+from pathlib import Path
+
+import orjson
+
+from fetchbox._core import Engine
+from fetchbox.bench.peers import Job, Peer
+from fetchbox.config import library_options
+
+CHUNK = 1000
+AHEAD = 10_000
+WAIT_MS = 1000
+CLOSE_SECONDS = 10.0
+UNLIMITED_RATE = 1_000_000
+
+
+def run(urls: list[str], out: str, concurrency: int) -> int:
+    """Downloads every URL below `out`; returns how many outcomes came."""
+    limits = {"per_host_concurrency": concurrency, "per_host_rate": UNLIMITED_RATE, "allow_networks": ["127.0.0.0/8"]}
+    options = library_options(store_url=Path(out).resolve().as_uri(), concurrency=concurrency, config=None, fetch=limits)
+    engine = Engine(orjson.dumps(options))
+    readable = select.poll()
+    readable.register(engine.fileno(), select.POLLIN)
+    sent = finished = 0
+    while finished < len(urls):
+        while sent < len(urls) and sent - finished <= AHEAD - CHUNK:
+            chunk = [{"url": url, "id": str(index), "index": index} for index, url in enumerate(urls[sent : sent + CHUNK], sent)]
+            sent += engine.submit_tasks(orjson.dumps(chunk))
+        finished += len(engine.drain(CHUNK))
+        if finished < len(urls):
+            readable.poll(WAIT_MS)
+    engine.close(CLOSE_SECONDS)
+    return finished
+
+
+def engine_peer() -> Peer:
+    """The engine alone as a rival of itself."""
+
+    def command(job: Job) -> list[str]:
+        return [sys.executable, "-m", "fetchbox.bench.engine", str(job.url_list), str(job.out), str(job.concurrency)]
+
+    return Peer("engine alone", command, lambda: None)
+
+
+def main(url_list: str, out: str, concurrency: str) -> int:
+    """The program; the exit status."""
+    urls = [line for line in Path(url_list).read_text(encoding="utf-8").splitlines() if line]
+    return 0 if run(urls, out, int(concurrency)) == len(urls) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))
