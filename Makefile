@@ -23,7 +23,7 @@ FAILPOINTS := $(shell grep -qs '^failpoints' rust/py/Cargo.toml && echo --featur
 COMPOSE := docker/compose.yaml
 DOCKER_COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help install test test-rust test-python check check-rust check-python fmt fmt-check bench run proto constraints dev-up dev-down clean
+.PHONY: help install test test-rust test-python check check-rust check-python fmt fmt-check bench run proto docs constraints dev-up dev-down clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -112,6 +112,9 @@ dev-down: ## stop the compose stack
 proto: $(TEST)/.deps ## generate the Python messages (the Rust ones are made by the build)
 	mkdir -p python/fetchbox/proto
 	$(TEST)/bin/python -m grpc_tools.protoc -I proto --python_out=python/fetchbox/proto --pyi_out=python/fetchbox/proto jobs.proto
+
+docs: $(TEST)/.deps ## make docs/configuration.md and config/fetchbox.example.toml from the models
+	PYTHONPATH=python $(TEST)/bin/python -m fetchbox.config.reference
 
 constraints: ## take the newest versions that pyproject.toml allows into constraints.txt
 	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints

@@ -67,7 +67,7 @@ class Hub(Section):
 class Broker(Section):
     """Where tasks and outcomes travel."""
 
-    url: str = "embedded"
+    url: Annotated[str, Field(repr=False)] = "embedded"
     """`embedded` (in the hub), or `iggy://user:password@host:8090`."""
     tls_cert: str | None = None
     """PEM file with a client certificate chain."""

@@ -38,6 +38,8 @@ def hub_answers(config: Config) -> bool:
         probe.settimeout(PROBE_TIMEOUT)
         try:
             probe.connect(hub_socket(config))
+        except (TimeoutError, BlockingIOError):
+            return True  # it listens, and has much to do
         except OSError:
             return False
         return True

@@ -33,7 +33,7 @@ KILL_MARGIN = 0.5
 """Of the drain timeout, kept for ending what did not end by itself."""
 SHARES = {"api": 0.4, "worker": 0.85, "hub": 1.0}
 """By which part of the drain timeout each role must have ended; quick ones leave their time to the next."""
-POLL_INTERVAL = 0.05
+POLL_INTERVAL = 0.2
 
 
 def child_command(role: str, index: int) -> Sequence[str]:

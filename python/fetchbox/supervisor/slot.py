@@ -112,7 +112,7 @@ class Slot:
             return 1, None
         if self._drain_until is not None:
             child.drain(max(self._drain_until - time.monotonic(), 0.0))
-        log.debug("started", child=self.name, pid=child.pid)
+        log.debug("a process started", child=self.name, pid=child.pid)
         watcher = asyncio.create_task(self._watch(child, changed))
         try:
             code = await child.ended()
@@ -135,7 +135,7 @@ class Slot:
             child.kill()
             return
         self.first_ready.set()
-        log.debug("ready", child=self.name, after=round(time.monotonic() - child.started_at, 3))
+        log.debug("a process is ready", child=self.name, after=round(time.monotonic() - child.started_at, 3))
         changed()
 
 

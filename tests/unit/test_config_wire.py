@@ -1,0 +1,104 @@
+"""The configuration on its way to children and to the native module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fetchbox.config import (
+    default_socket,
+    engine_options,
+    from_child_json,
+    hub_options,
+    hub_socket,
+    hub_url,
+    load,
+    load_library,
+    to_child_json,
+)
+
+RICH = {
+    "server": {"api_tokens": {"t": "acme"}, "operator_token": "op"},
+    "storage": {
+        "url": "s3://bucket/p",
+        "access_key_id": "a",
+        "secret_access_key": "b",
+        "endpoint": "http://127.0.0.1:9000",
+        "allow_http": True,
+    },
+    "proxy": {"pools": {"dc": {"endpoints": ["http://u:p@h:1"], "remote_dns": True}}},
+    "job_types": {"g": {"proxy": {"primary": "dc"}, "auth": {"username": "u", "password": "p"}, "fetch": {"max_bytes": "1MB"}}},
+}
+
+
+def test_children_get_the_whole_configuration_with_its_secrets() -> None:
+    config = load(env={}, overrides=RICH)
+    again = from_child_json(to_child_json(config))
+    assert again.model_dump() == config.model_dump()
+    assert again.server.operator_token is not None
+    assert again.server.operator_token.get_secret_value() == "op"
+    assert again.fetch_for("g").max_bytes == 1_000_000
+    assert again.job_types["g"].fetch.model_fields_set == {"max_bytes"}
+
+
+def test_the_engine_gets_plain_numbers_and_only_what_a_job_type_overrides() -> None:
+    options = engine_options(load(env={}, overrides=RICH))
+    assert options["fetch"]["connect_timeout"] == 10.0
+    assert "user_agent" not in options["fetch"]
+    assert options["storage"]["secret_access_key"] == "b"
+    assert options["job_types"]["g"]["fetch"] == {"max_bytes": 1_000_000}
+    assert options["job_types"]["g"]["auth"] == {"type": "basic", "username": "u", "password": "p"}
+    assert options["proxy_pools"]["dc"]["endpoints"] == ["http://u:p@h:1"]
+    assert options["sync_files"] is True
+    assert "handler" not in options["job_types"]["g"]
+
+
+def test_our_own_ports_and_the_stores_are_guarded() -> None:
+    overrides = {**RICH, "server": {"bind_addr": "0.0.0.0:8000", "allow_anonymous": True}, "telemetry": {"metrics_addr": "localhost:9000"}}
+    endpoints = engine_options(load(env={}, overrides=overrides))["blocked_endpoints"]
+    assert endpoints == ["0.0.0.0:8000", "127.0.0.1:8000", "[::1]:8000", "127.0.0.1:9000", "[::1]:9000"]
+
+
+def test_a_library_has_no_ports_and_syncs_nothing() -> None:
+    options = engine_options(load_library({}), library=True)
+    assert options["blocked_endpoints"] == []
+    assert options["sync_files"] is False
+
+
+def test_the_hub_gets_its_paths_and_the_local_stores_root(tmp_path: Path) -> None:
+    config = load(env={}, overrides={"data_dir": str(tmp_path / "a b")})
+    options = hub_options(config)
+    assert options["path"] == f"{tmp_path}/a b/hub"
+    assert options["socket_path"] == f"{tmp_path}/a b/hub.sock"
+    assert options["store_root"] == f"{tmp_path}/a b/assets"
+    assert options["broker"] == "embedded"
+    assert options["retention"]["job_ttl"] == 2_592_000.0
+    assert "token" not in options
+    assert "store_root" not in hub_options(load(env={}, overrides=RICH))
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "socket"),
+    [
+        (None, "unix:///d/hub.sock", "/d/hub.sock"),
+        ("unix:///run/x.sock", "unix:///run/x.sock", "/run/x.sock"),
+        ("tcp://h:1", "tcp://h:1", "/d/hub.sock"),
+    ],
+)
+def test_where_the_hub_answers(url: str | None, address: str, socket: str) -> None:
+    hub = {"token": "t"} if url is None else {"token": "t", "url": url}
+    config = load(env={}, overrides={"data_dir": "/d", "hub": hub})
+    assert hub_url(config) == address
+    assert hub_socket(config) == socket
+
+
+def test_a_socket_path_that_would_be_too_long_moves_to_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    fits, too_long = "/" + "x" * 97, "/" + "x" * 98
+    assert default_socket(fits) == f"{fits}/hub.sock"
+    assert len(default_socket(fits)) == 107
+    moved = default_socket(too_long)
+    assert moved.startswith("/run/user/7/fetchbox-")
+    assert len(moved) <= 107
+    assert default_socket(too_long + "y") != moved
