@@ -13,9 +13,8 @@ from pathlib import Path
 from common import HERE, finish, parser, say
 
 from fetchbox.bench import download
-from fetchbox.bench.engine import engine_peer
 from fetchbox.bench.nginx import Files, static_origin
-from fetchbox.bench.peers import Peer, Stored, count_files, fetchbox_peer, python_peer, simple_peers
+from fetchbox.bench.peers import Peer, Stored, count_files, engine_peer, fetchbox_peer, python_peer, simple_peers
 from fetchbox.bench.results import Result
 
 SIZES = {"10KiB": Files(20_000, 10 << 10), "1MiB": Files(500, 1 << 20), "256MiB": Files(8, 256 << 20)}

@@ -12,7 +12,6 @@ from pathlib import Path
 import orjson
 
 from fetchbox._core import Engine
-from fetchbox.bench.peers import Job, Peer
 from fetchbox.config import library_options
 
 CHUNK = 1000
@@ -39,15 +38,6 @@ def run(urls: list[str], out: str, concurrency: int) -> int:
             readable.poll(WAIT_MS)
     engine.close(CLOSE_SECONDS)
     return finished
-
-
-def engine_peer() -> Peer:
-    """The engine alone as a rival of itself."""
-
-    def command(job: Job) -> list[str]:
-        return [sys.executable, "-m", "fetchbox.bench.engine", str(job.url_list), str(job.out), str(job.concurrency)]
-
-    return Peer("engine alone", command, lambda: None)
 
 
 def main(url_list: str, out: str, concurrency: str) -> int:

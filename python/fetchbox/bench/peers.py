@@ -105,6 +105,15 @@ def fetchbox_peer(python: str = sys.executable, *, per_host: bool = True) -> Pee
     return Peer("fetchbox get", command, lambda: None, _count_objects, env)
 
 
+def engine_peer(python: str = sys.executable) -> Peer:
+    """Our engine without the command around it."""
+
+    def command(job: Job) -> list[str]:
+        return [python, "-m", "fetchbox.bench.engine", str(job.url_list), str(job.out), str(job.concurrency)]
+
+    return Peer("engine alone", command, lambda: None, _count_objects)
+
+
 def _count_objects(out: Path) -> Stored:
     """Objects of the local store; its own files beside them (a journal for resuming, notes on objects) begin with a dot."""
     objects = [path for path in out.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.relative_to(out).parts)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from fetchbox.bench.load import Spec, run_load
 from fetchbox.bench.nginx import Files, static_origin
-from fetchbox.bench.peers import Stored, run_peer
+from fetchbox.bench.peers import Stored, engine_peer, run_peer
 from fetchbox.bench.processes import read_tree
 from fetchbox.bench.service import Caller, ServiceMeter, bench_service, disk_bytes, manifest, pause
 from fetchbox.testing import Service
@@ -73,8 +73,6 @@ def spine(plan: Spine, say: Say) -> dict[str, Any]:
 
 def _engine_cost(urls: list[str], tasks: int, concurrency: int) -> float:
     """Microseconds of CPU a task of the engine with nothing around it, its start taken off."""
-    from fetchbox.bench.engine import engine_peer
-
     peer = engine_peer()
     start = run_peer(peer, urls[:1], concurrency, Stored(1, 1)).cpu
     many = [urls[number % len(urls)] for number in range(tasks)]
