@@ -63,7 +63,7 @@ class FakeCore:
             raise FakeCoreError("validation", "not valid", [{"pointer": "/0/url", "code": "scheme", "message": "no such scheme"}])
         known = json.loads(context)
         self.contexts.append(known)
-        return FakeTasks(items, {}, known)
+        return FakeTasks(items, known["attributes"], known)
 
     @staticmethod
     def _check(body: bytes) -> dict[str, Any]:

@@ -26,17 +26,18 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def records(*offsets: int, settled: bool = False) -> dict[str, Any]:
-    return {"logs": [{"offset": offset, "message": f"line {offset}\nand more"} for offset in offsets], "settled": settled}
+    lines = [{"offset": offset, "message": f"line {offset}\nand more"} for offset in offsets]
+    return {"logs": lines, "next_offset": max(offsets, default=-1) + 1, "settled": settled, "end": settled}
 
 
 async def test_a_settled_log_is_sent_and_ended(ingress: Ingress) -> None:
-    ingress.hub.answers["logs"] = [records(3, 4, settled=True), records(settled=True)]
+    ingress.hub.answers["logs"] = [records(3), records(4, settled=True)]
     response = await ingress.client.get("/operators/jobs/j/logs")
     assert response.headers["content-type"].startswith("text/event-stream")
     events = response.text.replace("\r\n", "\n").split("\n\n")
     assert events[0] == 'id: 3\nevent: log\ndata: {"offset":3,"message":"line 3\\nand more"}'
     assert events[2].startswith("event: end\n")
-    assert [params["since_offset"] for params in ingress.hub.called("query logs")] == [0, 5]
+    assert [params["since_offset"] for params in ingress.hub.called("query logs")] == [0, 4]
 
 
 async def test_the_stream_follows_a_job_until_it_is_settled(ingress: Ingress) -> None:

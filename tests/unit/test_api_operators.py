@@ -8,6 +8,7 @@ import orjson
 import pytest
 from tests.unit.api_fakes import Ingress, error_code, manifest
 
+from fetchbox.api.watch import Watch
 from fetchbox.errors import HubUnavailable, Refused
 
 
@@ -205,13 +206,33 @@ async def test_ready_turns_red_when_the_process_drains(ingress: Ingress) -> None
 
 
 async def test_operators_health_names_every_component(ingress: Ingress) -> None:
-    ingress.hub.answers["health"] = [{"components": {"workers": {"status": "degraded", "reason": "none", "since": "2026-01-01T00:00:00Z"}}}]
+    ingress.hub.answers["health"] = [{"components": {"broker": {"status": "degraded", "reason": "full"}}, "workers": 2}]
     response = await ingress.client.get("/operators/health")
     assert response.status_code == 503
     components = response.json()["components"]
     assert set(components) == {"api", "hub", "broker", "storage", "proxy_pools", "workers"}
-    assert components["workers"]["reason"] == "none"
+    assert components["broker"]["reason"] == "full"
+    assert components["workers"]["status"] == "ok"
     assert all({"status", "since"} <= set(component) for component in components.values())
+
+
+async def test_operators_health_without_workers_is_503_although_ready_is_green(ingress: Ingress) -> None:
+    ingress.hub.answers["health"] = [{"components": {"hub": {"status": "ok"}}, "workers": 0}]
+    response = await ingress.client.get("/operators/health")
+    assert (response.status_code, response.json()["components"]["workers"]["status"]) == (503, "degraded")
+    assert (await ingress.client.get("/health/ready")).status_code == 200
+
+
+async def test_since_moves_only_when_a_state_does() -> None:
+    now = 1_000.0
+    watch = Watch(lambda: now)
+    first = watch.states({"hub": None})["hub"]
+    now += 5
+    assert watch.states({"hub": None})["hub"] == first
+    changed = watch.states({"hub": "away"})["hub"]
+    assert changed == {"status": "degraded", "since": "1970-01-01T00:16:45.000Z", "reason": "away"}
+    now += 5
+    assert watch.states({"hub": "still away"})["hub"]["since"] == changed["since"]
 
 
 async def test_operators_health_without_the_hub_is_503(ingress: Ingress) -> None:

@@ -16,6 +16,9 @@ from fetchbox.config import Config, is_loopback, parse_address
 MAX_HEADERS = 32
 """Headers of one resource."""
 
+CURL_SCHEMES = ("ftp", "ftps", "sftp")
+"""What the curl transport speaks beside http and https."""
+
 
 def settings_of(config: Config, manifests: Manifests | None = None) -> Settings:
     """The settings of a configuration; `manifests` replaces the store it names."""
@@ -62,6 +65,7 @@ def job_type_of(config: Config, name: str) -> JobType:
         "max_resources": config.server.max_resources,
         "max_header_bytes": config.server.max_header_bytes,
         "max_headers": MAX_HEADERS,
+        "allow_schemes": list(CURL_SCHEMES) if kind.transport == "curl" else [],
         "default_headers": dict(kind.default_headers),
         "proxy": None if kind.proxy is None else {"primary": kind.proxy.primary, "fallbacks": list(kind.proxy.fallbacks)},
         "storage": {"bucket": storage.bucket, "key_prefix": storage.key_prefix, "key": None, "metadata": dict(storage.metadata)},

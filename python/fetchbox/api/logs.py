@@ -45,7 +45,7 @@ async def logs_answer(service: Service, request: Request, tenant: str | None) ->
     source = LogSource(service, without_none({"job_id": job_id_of(request), "tenant": tenant}), since, limit)
     # The first page is read before the answer begins, so that a job which is not there is a 404 and not a broken stream.
     first = await source.page()
-    if last_seen is not None and not first and source.settled and not follow:
+    if last_seen is not None and not first and source.ended and not follow:
         return Response(status_code=204)
     lines = _NDJSON in request.headers.get("accept", "")
     return LogStream(service, source, first, follow=follow, lines=lines)
@@ -59,7 +59,8 @@ class LogSource:
         self._params = params
         self._next = since
         self._left = limit
-        self.settled = False
+        self.ended = False
+        """The job is settled and its log was read to the end."""
 
     @property
     def exhausted(self) -> bool:
@@ -71,14 +72,11 @@ class LogSource:
         limit = PAGE if self._left is None else min(PAGE, self._left)
         answer = orjson.loads(await self._service.hub.query("logs", {**self._params, "since_offset": self._next, "limit": limit}))
         records: list[dict[str, Any]] = answer["logs"]
-        self.settled = bool(answer.get("settled"))
-        if records:
-            self._next = int(records[-1]["offset"]) + 1
-            if self._left is not None:
-                self._left -= len(records)
-        elif isinstance(answer.get("next_offset"), int):
-            # A page may be empty although the hub has looked further: other jobs share the partition.
-            self._next = max(self._next, answer["next_offset"])
+        self.ended = bool(answer["end"])
+        # A page may be empty although the hub has looked further: other jobs share the partition.
+        self._next = max(self._next, int(answer["next_offset"]))
+        if self._left is not None:
+            self._left -= len(records)
         return records
 
 
@@ -122,7 +120,7 @@ class LogStream(Response):
                 quiet, silent_for = 0, 0.0
             if self._source.exhausted:
                 return
-            if not records and not trouble and self._source.settled and not self._follow:
+            if self._source.ended and not trouble and not self._follow:
                 yield self._end()
                 return
             if not records:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +31,6 @@ class Manifests(Protocol):
     """Whether the hub writes them with its commit, so that `put` is not needed."""
     trouble: str | None
     """What the last access complained of, None when it went well."""
-    trouble_since: float
 
     def url(self, job_type: str, job_id: str) -> str:
         """The URL of a job's manifest, existing or not."""
@@ -52,7 +50,6 @@ class LocalManifests:
 
     local = True
     trouble: str | None = None
-    trouble_since = 0.0
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -90,7 +87,6 @@ class RemoteManifests:
         self._store = store
         self._base = base_url.rstrip("/") + "/"
         self.trouble: str | None = None
-        self.trouble_since = 0.0
 
     def url(self, job_type: str, job_id: str) -> str:
         return f"{self._base}{FOLDER}/{quote(job_type, safe='')}/{quote(job_id, safe='')}/{FILE}"
@@ -139,8 +135,6 @@ class RemoteManifests:
         if error is not None:
             # The store's own message may hold signed URLs: into the log its kind only.
             logger.warning("%s: %s", message, type(error).__name__)
-        if self.trouble is None:
-            self.trouble_since = time.time()
         self.trouble = message
         return _unavailable(message)
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from fetchbox.api.handler_host import HandlerHost
 from fetchbox.api.metrics import Metrics
 from fetchbox.api.settings import Settings
 from fetchbox.api.types import Core, Hub
-
-if TYPE_CHECKING:
-    from fetchbox.api.health import HubWatch
+from fetchbox.api.watch import Watch
 
 
 @dataclass
@@ -31,5 +28,6 @@ class Service:
     handlers: HandlerHost = field(default_factory=HandlerHost)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when streams have to end because the process is to end."""
-    watch: HubWatch | None = None
-    """Since when the hub has been there, or not."""
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.clock)

@@ -52,11 +52,12 @@ class Post:
         """The URL under which the manifest is kept."""
         return self.settings.manifests.url(self.job_type.name, self.job_id)
 
-    def context(self) -> bytes:
-        """What the native compiler has to know, as JSON."""
+    def context(self, attributes: Mapping[str, Any] | None = None) -> bytes:
+        """What the native compiler has to know, as JSON; `attributes` are the manifest's, where the compiler does not see the manifest."""
         return orjson.dumps(
             {
                 **self.job_type.context,
+                "attributes": attributes,
                 "job_id": self.job_id,
                 "tenant": self.tenant,
                 "manifest_key": self.manifest_key,
@@ -145,7 +146,7 @@ class Submit:
         assert spec is not None
         parsed = await self._native(service.core.parse_manifest, post, post.body)
         manifest = decode_manifest(parsed, job_id=post.job_id, job_type=post.job_type.name, tenant=post.tenant)
-        attributes = manifest.attributes
+        attributes = dict(manifest.attributes)
         if attributes.get("tenant") not in (None, post.tenant):
             post = _adopt_tenant(post, attributes["tenant"], tenant_named)
             manifest.tenant = post.tenant
@@ -157,14 +158,14 @@ class Submit:
             try:
                 tasks = await service.handlers.build(spec, manifest, post.settings.max_resources)
                 encoded = _encode(tasks, post.settings)
-                batch: Tasks = await self._native(service.core.compile_tasks, post, encoded)
+                batch: Tasks = await self._native(service.core.compile_tasks, post, encoded, attributes)
             except HandlerError as error:
                 raise Problem(500, error.code, str(error)) from error
             except Problem as problem:
                 raise Problem(
                     500, "HANDLER_INVALID_TASKS", "the handler built tasks that are not valid", details=problem.details
                 ) from problem
-            return await reserved.finish(batch, _facts_of(attributes))
+            return await reserved.finish(batch, orjson.loads(batch.facts()))
 
     async def _reserve(self, post: Post) -> tuple[Post, dict[str, Any] | None]:
         """Reserves the key, if there is one: the post under its job id, or the reply of the earlier job."""
@@ -189,8 +190,8 @@ class Submit:
         batch = await self._native(self._service.core.compile_manifest, post, post.body)
         return batch, orjson.loads(batch.facts())
 
-    async def _native(self, function: Any, post: Post, data: bytes) -> Any:
-        context = post.context()
+    async def _native(self, function: Any, post: Post, data: bytes, attributes: Mapping[str, Any] | None = None) -> Any:
+        context = post.context(attributes)
         try:
             if len(data) <= INLINE_BYTES:
                 return function(data, context)
@@ -305,10 +306,6 @@ def _adopt_tenant(post: Post, tenant: object, named: bool) -> Post:
     if named:
         raise Problem(403, "FORBIDDEN", "attributes.tenant is another tenant than the request's")
     return replace(post, tenant=tenant)
-
-
-def _facts_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: attributes.get(name) for name in ("crawl_id", "priority", "callback_url")}
 
 
 def _encode(tasks: list[DownloadTask], settings: Settings) -> bytes:
