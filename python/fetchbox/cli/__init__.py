@@ -17,10 +17,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "get": ("get", "Download many URLs, without a service."),
     "submit": ("submit", "Post a manifest; --wait shows its progress."),
     "jobs": ("jobs", "List, show, follow and cancel jobs."),
-    "dlq": ("dlq", "List, replay and purge what failed for good."),
     "config": ("config", "Check the configuration, or show where each value comes from."),
     "bench": ("bench", "Measure this machine: downloads, ingest, the pipeline."),
-    "bench": ("bench", "Measure downloads, ingest and the pipeline on this machine."),
     "origin": ("origin", "Run the bundled web server: good pages and every hostile behaviour."),
 }
 """Name → module of this package and one line of help."""
