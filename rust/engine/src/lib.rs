@@ -2,9 +2,28 @@
 //!
 //! One task goes: policy → resolve → connect → request → response → body → verify → store. Knows nothing of Python, the hub or the streams.
 
+pub mod report;
+pub mod window;
+
+mod address;
 mod api;
+mod breaker;
 mod config;
+mod core;
 mod engine;
+mod failure;
+mod fetch;
+mod metrics;
+mod net;
+mod outcome;
+mod profile;
+mod redirect;
+mod resume;
+mod retry;
+mod schedule;
+mod store;
+mod sync;
+mod verify;
 
 pub use api::{EngineError, FailedAttempt, Finished, FinishedKind, Stats, Submission};
 pub use config::{AuthConfig, EngineConfig, FetchConfig, JobStorageConfig, JobTypeConfig, ProxyChoice, ProxyPoolConfig, StorageConfig};

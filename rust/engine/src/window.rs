@@ -197,7 +197,11 @@ fn unpack(delivered: &Delivered, first: u64, intake: &mut Intake) {
         broken => {
             let reason = broken.err().map_or_else(|| "the batch's count is wrong".to_owned(), |error| error.to_string());
             let end = delivered.base_offset + u64::from(delivered.count);
-            intake.malformed.extend((first..end).map(|offset| Malformed { token: place(offset), reason: reason.clone(), raw: Bytes::new() }));
+            intake.malformed.extend((first..end).map(|offset| Malformed {
+                token: place(offset),
+                reason: reason.clone(),
+                raw: Bytes::new(),
+            }));
             return;
         }
     };

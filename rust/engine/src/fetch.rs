@@ -1,0 +1,7 @@
+//! One attempt: from a task to an object or a failure.
+
+pub mod attempt;
+pub mod body;
+pub mod patience;
+pub mod request;
+pub mod transfer;

@@ -1,0 +1,303 @@
+//! One attempt at one task: redirects followed, answers judged, the body handed on.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fetchbox_model::failure::Code;
+use fetchbox_model::key::ObjectKey;
+use http::header::{self, HeaderMap};
+use http::response::Parts;
+use hyper::body::Incoming;
+use tokio::time::Instant as TokioInstant;
+use url::{Host, Url};
+
+use super::body;
+use super::patience::{Limits, Patience};
+use super::request::Headers;
+use super::transfer::{Stored, Transfer};
+use crate::core::{Core, Item};
+use crate::failure::{Failure, chain, find, is_exhaustion};
+use crate::net::connect::Tls;
+use crate::net::link::Link;
+use crate::net::socket::EndlessHead;
+use crate::outcome::{Learned, url_text};
+use crate::profile::{Profile, seconds};
+use crate::redirect::{check_scheme, is_redirect, next_hop, same_origin};
+use crate::resume::{Answer, RangeRequest, judge, plan};
+use crate::retry::parse_retry_after;
+use crate::verify::Hint;
+
+/// What one attempt works with.
+pub struct Attempt<'a> {
+    /// The engine.
+    pub core: &'a Core,
+    /// The settings of the task's job type.
+    pub profile: Arc<Profile>,
+    /// Filled as the attempt goes.
+    pub learned: &'a mut Learned,
+    /// How long it may take.
+    pub patience: Patience,
+    /// The size that the task's tags promise.
+    pub expected_size: Option<u64>,
+}
+
+/// A response whose body is still on its connection.
+pub struct Answered {
+    /// The connection.
+    pub link: Link,
+    /// The pool's name of its origin.
+    pub origin: String,
+    /// Status and headers.
+    pub head: Parts,
+    /// The body.
+    pub body: Incoming,
+}
+
+/// Makes one attempt. `answered` is called when the task's own host has answered for the first time.
+pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, answered: impl Fn()) -> Result<Stored, Failure> {
+    let profile = item.profile.clone();
+    let url = item.url.clone();
+    check_scheme(&url)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Failure::new(Code::DownloadBadUrl, "the URL holds a user name or password"));
+    }
+    learned.final_url = url_text(&url, &item.task.url);
+    let headers = Headers::of(&item.task, &profile)?;
+    let patience = Patience::new(limits(core, item, &profile));
+    let mut attempt = Attempt { core, profile, learned, patience, expected_size: expected_size(item) };
+    let mut transfer = match item.transfer.take() {
+        Some(transfer) => transfer,
+        None => destination(core, item)?,
+    };
+    let mut range = if headers.has_range { None } else { plan(&transfer.partial) };
+    if range.is_none() && transfer.partial.received > 0 {
+        transfer.restart();
+    }
+    let mut visited = vec![url];
+    let mut crossed = false;
+    loop {
+        let Some(url) = visited.last() else { return Err(Failure::new(Code::SystemInternal, "no URL")) };
+        let response = attempt.exchange(url, &headers, crossed, range.as_ref()).await?;
+        answered();
+        let status = response.head.status.as_u16();
+        attempt.learned.http_status = status;
+        if is_redirect(status) {
+            let location = response.head.headers.get(header::LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+            let next = next_hop(&visited, location.as_deref(), attempt.profile.fetch.max_redirects)
+                .map_err(|failure| Failure::from(failure).status(status))?;
+            crossed |= !same_origin(url, &next);
+            attempt.learned.redirects += 1;
+            attempt.learned.final_url = next.as_str().to_owned();
+            body::discard(&mut attempt, response).await;
+            visited.push(next);
+            continue;
+        }
+        if range.is_some() {
+            let etag = text(&response.head.headers, header::ETAG);
+            let content_range = response.head.headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+            match judge(&transfer.partial, status, content_range, &etag) {
+                Answer::Continue => {
+                    check_framing(&response)?;
+                    return body::receive(&mut attempt, item, transfer, response, true).await;
+                }
+                Answer::Whole => transfer.restart(),
+                Answer::AskAgain => {
+                    transfer.restart();
+                    range = None;
+                    body::discard(&mut attempt, response).await;
+                    continue;
+                }
+                Answer::Failure => item.transfer = Some(std::mem::replace(&mut transfer, destination(core, item)?)),
+            }
+        }
+        if let Err(failure) = judge_head(&response.head, &headers, &attempt.profile) {
+            body::discard(&mut attempt, response).await;
+            return Err(failure);
+        }
+        check_framing(&response)?;
+        return body::receive(&mut attempt, item, transfer, response, false).await;
+    }
+}
+
+fn limits(core: &Core, item: &Item, profile: &Profile) -> Limits {
+    let now = TokioInstant::now();
+    let total = seconds(profile.fetch.total_timeout);
+    let total = (!total.is_zero()).then(|| (now + total, false));
+    let deadline = core.until_deadline(&item.task).map(|left| (now + left, true));
+    Limits {
+        read: seconds(profile.fetch.read_timeout).max(std::time::Duration::from_millis(1)),
+        end: total.into_iter().chain(deadline).min_by_key(|(at, _)| *at),
+        min_speed: profile.fetch.min_speed,
+    }
+}
+
+/// `expected_size` (or `size`) among the task's tags.
+fn expected_size(item: &Item) -> Option<u64> {
+    let tags = &item.task.attributes.as_ref()?.tags;
+    tags.get("expected_size").or_else(|| tags.get("size"))?.trim().parse().ok()
+}
+
+/// Where the task's object goes.
+fn destination(core: &Core, item: &Item) -> Result<Transfer, Failure> {
+    let (task, profile) = (&item.task, &item.profile);
+    let bad = |error: fetchbox_model::key::KeyError| Failure::new(Code::ValidationBadKey, error.to_string());
+    let mut key = ObjectKey::of_task(task, &profile.template).map_err(bad)?;
+    let hint = task.storage_hint.as_ref();
+    if hint.is_none_or(|hint| hint.key_prefix.is_empty()) {
+        key = key.under(&profile.key_prefix).map_err(bad)?;
+    }
+    let bucket = hint.map(|hint| hint.bucket.as_str()).filter(|bucket| !bucket.is_empty()).unwrap_or(&profile.bucket);
+    let store = core.stores.of_bucket(bucket)?.clone();
+    let checksum = task.attributes.as_ref().map(|attributes| attributes.checksum_hint.as_str()).filter(|text| !text.is_empty());
+    let checksum = match checksum {
+        Some(text) => Some(
+            Hint::parse(text).ok_or_else(|| Failure::new(Code::ValidationBadChecksum, "checksum_hint is not sha256:, sha1: or md5:"))?,
+        ),
+        None => None,
+    };
+    Ok(Transfer::new(store, key, checksum))
+}
+
+impl Attempt<'_> {
+    /// Sends one request and waits for the head of its response. A pooled connection that had gone stale is replaced at once and counts as nothing.
+    async fn exchange(&mut self, url: &Url, headers: &Headers, crossed: bool, range: Option<&RangeRequest>) -> Result<Answered, Failure> {
+        let origin = format!("{}:{} {}", &url[..url::Position::AfterHost], url.port_or_known_default().unwrap_or(0), self.profile.tag);
+        let mut fresh = false;
+        loop {
+            let pooled = if fresh { None } else { self.core.pool.take(&origin, Instant::now()) };
+            let reused = pooled.is_some();
+            let mut link = match pooled {
+                Some(link) => link,
+                None => self.connect(url).await?,
+            };
+            let http2 = matches!(link, Link::H2(_));
+            if let Err(error) = self.patience.wait(link.ready()).await? {
+                if reused {
+                    continue;
+                }
+                return Err(head_failure(&error));
+            }
+            let request = headers.request(url, crossed, http2, range)?;
+            let sent = Instant::now();
+            let result = self.patience.wait(link.send(request)).await;
+            self.learned.times.first_byte += sent.elapsed();
+            match result? {
+                Ok(response) => {
+                    self.patience.progress(0);
+                    if http2
+                        && !reused
+                        && let Some(shared) = link.share()
+                    {
+                        self.core.pool.put(&origin, shared, Instant::now());
+                    }
+                    let (head, body) = response.into_parts();
+                    return Ok(Answered { link, origin, head, body });
+                }
+                Err(_) if reused && !link.saw_response() => fresh = true,
+                Err(error) => return Err(head_failure(&error)),
+            }
+        }
+    }
+
+    /// A new connection to the URL's origin, by vetted addresses only.
+    async fn connect(&mut self, url: &Url) -> Result<Link, Failure> {
+        let limit = seconds(self.profile.fetch.connect_timeout);
+        let started = Instant::now();
+        let profile = self.profile.clone();
+        let times = &mut self.learned.times;
+        let work = async {
+            let (host, port) = (url.host(), url.port_or_known_default().unwrap_or(0));
+            let addresses = match host {
+                Some(Host::Ipv4(ip)) => vec![(ip, port).into()],
+                Some(Host::Ipv6(ip)) => vec![(ip, port).into()],
+                Some(Host::Domain(name)) => {
+                    let addresses = profile.resolver.resolve(name, started).await?;
+                    times.dns += started.elapsed();
+                    addresses.iter().map(|ip| (*ip, port).into()).collect()
+                }
+                None => return Err(Failure::new(Code::DownloadBadUrl, "URL without a host")),
+            };
+            profile.policy.check_all(&addresses).map_err(|(address, reason)| {
+                Failure::new(Code::DownloadBlockedAddress, format!("the address {} is {reason}", address.ip()))
+                    .with("blocked_address", address.ip().to_string())
+            })?;
+            let since = Instant::now();
+            let socket = crate::net::connect::tcp(&addresses).await?;
+            let name = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+            let tls = (url.scheme() == "https").then_some(Tls { config: &profile.tls, host: name });
+            let dialed = crate::net::connect::http(socket, tls, since).await?;
+            times.connect += dialed.connect;
+            times.tls += dialed.tls;
+            Ok(dialed.link)
+        };
+        let result = match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::new(Code::DownloadConnectTimeout, format!("no connection within {} s", limit.as_secs_f64()))),
+        };
+        self.patience.progress(0);
+        result
+    }
+}
+
+/// A header as text, bytes that are no UTF-8 replaced; empty when missing.
+pub fn text(headers: &HeaderMap, name: header::HeaderName) -> String {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+}
+
+/// Whether the response's body is what was asked for.
+fn judge_head(head: &Parts, headers: &Headers, profile: &Profile) -> Result<(), Failure> {
+    let status = head.status.as_u16();
+    if status == 206 && !headers.has_range {
+        return Err(Failure::new(Code::DownloadBadResponse, "a part of the body although the whole was asked for").status(status));
+    }
+    let Some(mut code) = Code::from_http_status(status) else { return Ok(()) };
+    if status == 401 && profile.auth.is_some() {
+        code = Code::AuthOriginRefused;
+    }
+    let mut failure = Failure::new(code, format!("the origin answered {}", head.status)).status(status);
+    failure.retry_after = head
+        .headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| parse_retry_after(value, std::time::SystemTime::now()));
+    Err(failure)
+}
+
+/// Lengths that contradict each other are how responses are smuggled: the body could be anything. Two different Content-Lengths do not get here,
+/// because hyper refuses them.
+fn check_framing(response: &Answered) -> Result<(), Failure> {
+    let headers = &response.head.headers;
+    let bad = |what: &str| Err(Failure::new(Code::DownloadBadFraming, what).status(response.head.status.as_u16()));
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if headers.contains_key(header::CONTENT_LENGTH) {
+            return bad("Content-Length together with Transfer-Encoding");
+        }
+        if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return bad("a Transfer-Encoding other than chunked");
+        }
+    }
+    Ok(())
+}
+
+/// The failure of a request that got no whole head.
+fn head_failure(error: &hyper::Error) -> Failure {
+    let message = chain(error);
+    let code = if find::<EndlessHead>(error).is_some() {
+        Code::DownloadBadResponse
+    } else if error.is_parse() {
+        // hyper tells these apart in its text only; a test holds it to that.
+        if message.contains("content-length") || message.contains("transfer-encoding") {
+            Code::DownloadBadFraming
+        } else {
+            Code::DownloadBadResponse
+        }
+    } else if find::<std::io::Error>(error).is_some_and(is_exhaustion) {
+        Code::SystemResources
+    } else if message.contains("PROTOCOL_ERROR") || message.contains("FRAME_SIZE_ERROR") {
+        Code::DownloadBadResponse
+    } else {
+        Code::DownloadReset
+    };
+    Failure::new(code, format!("no response: {message}"))
+}

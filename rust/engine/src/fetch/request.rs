@@ -1,0 +1,100 @@
+//! What is sent to an origin.
+
+use fetchbox_model::failure::Code;
+use fetchbox_model::message::DownloadTask;
+use http::header::{self, HeaderMap};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http_body_util::Empty;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use url::{Position, Url};
+
+use bytes::Bytes;
+
+use crate::failure::Failure;
+use crate::profile::Profile;
+use crate::redirect::survives_crossing;
+use crate::resume::RangeRequest;
+
+/// Headers that speak of one connection, or that the engine sets itself.
+const FORBIDDEN: [&str; 14] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "expect",
+    "http2-settings",
+    "if-range",
+];
+
+/// Characters that `http` refuses in a path or query although URLs hold them.
+const UNSENT: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}').add(b'|').add(b'\\').add(b'^');
+
+/// The headers of a task's requests, before and after the redirects crossed an origin.
+pub struct Headers {
+    own: HeaderMap,
+    crossed: HeaderMap,
+    /// Whether the task itself asks for a range.
+    pub has_range: bool,
+}
+
+impl Headers {
+    /// Joins the task's headers with its job type's; the task's win.
+    pub fn of(task: &DownloadTask, profile: &Profile) -> Result<Self, Failure> {
+        let mut own = HeaderMap::with_capacity(task.headers.len() + profile.headers.len() + 4);
+        for field in task.headers.iter().filter(|field| !FORBIDDEN.contains(&field.name.to_ascii_lowercase().as_str())) {
+            let wrong = |what: &str| Failure::new(Code::ValidationBadHeader, format!("header {:?}: bad {what}", field.name));
+            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| wrong("name"))?;
+            own.append(name, HeaderValue::from_str(&field.value).map_err(|_| wrong("value"))?);
+        }
+        for (name, value) in &profile.headers {
+            if !own.contains_key(name) {
+                own.insert(name.clone(), value.clone());
+            }
+        }
+        if let Some(auth) = &profile.auth
+            && !own.contains_key(header::AUTHORIZATION)
+        {
+            own.insert(header::AUTHORIZATION, auth.clone());
+        }
+        own.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        own.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+        let mut crossed = HeaderMap::new();
+        for (name, value) in own.iter().filter(|(name, _)| survives_crossing(name.as_str()) || *name == header::ACCEPT_ENCODING) {
+            crossed.append(name.clone(), value.clone());
+        }
+        Ok(Self { has_range: own.contains_key(header::RANGE), own, crossed })
+    }
+
+    /// A request for `url`.
+    pub fn request(&self, url: &Url, crossed: bool, http2: bool, range: Option<&RangeRequest>) -> Result<Request<Empty<Bytes>>, Failure> {
+        let mut headers = if crossed { self.crossed.clone() } else { self.own.clone() };
+        let bad = |error: http::Error| Failure::new(Code::DownloadBadUrl, error.to_string());
+        if let Some(range) = range {
+            for (name, text) in [(header::RANGE, &range.range), (header::IF_RANGE, &range.if_range)] {
+                headers.insert(name, HeaderValue::from_str(text).map_err(|error| bad(error.into()))?);
+            }
+        }
+        let target = if http2 { &url[..Position::AfterQuery] } else { &url[Position::BeforePath..Position::AfterQuery] };
+        let uri = match target.parse::<Uri>() {
+            Ok(uri) => uri,
+            Err(_) => utf8_percent_encode(target, UNSENT).to_string().parse().map_err(|error: http::uri::InvalidUri| bad(error.into()))?,
+        };
+        if !http2 {
+            let authority = &url[Position::BeforeHost..Position::BeforePath];
+            headers.insert(header::HOST, HeaderValue::from_str(authority).map_err(|error| bad(error.into()))?);
+        }
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = uri;
+        *request.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}

@@ -1,0 +1,8 @@
+//! Sockets: what a request travels over, and the connections kept for the next one.
+
+pub mod connect;
+pub mod link;
+pub mod pool;
+pub mod resolve;
+pub mod socket;
+pub mod tls;

@@ -1,0 +1,194 @@
+//! A job type's settings, worked out once: everything a task needs that is the same for all tasks of its job type.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fetchbox_model::key::KeyTemplate;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
+use rustls::ClientConfig;
+
+use crate::address::AddressPolicy;
+use crate::api::EngineError;
+use crate::config::{EngineConfig, FetchConfig, JobTypeConfig, ProxyChoice};
+use crate::fetch::transfer::Sizes;
+use crate::net::resolve::Resolver;
+use crate::net::tls;
+use crate::retry::Rules;
+use crate::schedule::HostLimits;
+
+/// What a task of one job type is worked on with.
+pub struct Profile {
+    /// Tells connections of different settings apart.
+    pub tag: usize,
+    /// `[fetch]` with the job type's own keys.
+    pub fetch: FetchConfig,
+    /// Which addresses may be connected to.
+    pub policy: AddressPolicy,
+    /// Asks the configured name servers.
+    pub resolver: Arc<Resolver>,
+    /// Roots and protocols.
+    pub tls: Arc<ClientConfig>,
+    /// Retries.
+    pub rules: Rules,
+    /// Limits per host.
+    pub limits: HostLimits,
+    /// Limits on bodies.
+    pub sizes: Sizes,
+    /// Sent unless the task has them.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// For the task's own origin only.
+    pub auth: Option<HeaderValue>,
+    /// Where objects lie.
+    pub template: KeyTemplate,
+    /// Bucket for tasks that name none; empty for the configured one.
+    pub bucket: String,
+    /// Key prefix for tasks that name none.
+    pub key_prefix: String,
+    /// Kept on every object.
+    pub metadata: BTreeMap<String, String>,
+    /// Pools for tasks that name none.
+    pub proxy: ProxyChoice,
+}
+
+/// All job types' settings.
+pub struct Profiles {
+    default: Arc<Profile>,
+    named: HashMap<String, Arc<Profile>>,
+}
+
+impl Profiles {
+    /// Works out the settings of every configured job type, and of those that are not.
+    pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+        let mut resolvers = HashMap::new();
+        let default = Arc::new(profile(0, "", config, &JobTypeConfig::default(), &mut resolvers)?);
+        let mut named = HashMap::new();
+        for (index, (name, job_type)) in config.job_types.iter().enumerate() {
+            named.insert(name.clone(), Arc::new(profile(index + 1, name, config, job_type, &mut resolvers)?));
+        }
+        Ok(Self { default, named })
+    }
+
+    /// The settings of a job type.
+    pub fn of(&self, job_type: &str) -> &Arc<Profile> {
+        self.named.get(job_type).unwrap_or(&self.default)
+    }
+}
+
+/// Seconds of the configuration; what is negative or not a number is zero.
+pub fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).unwrap_or(Duration::ZERO)
+}
+
+fn profile(
+    tag: usize,
+    name: &str,
+    config: &EngineConfig,
+    job_type: &JobTypeConfig,
+    resolvers: &mut HashMap<Vec<String>, Arc<Resolver>>,
+) -> Result<Profile, EngineError> {
+    let wrong = |what: &str, error: String| EngineError::Config(format!("job_types.{name}.{what}: {error}"));
+    let fetch = overlaid(&config.fetch, &job_type.fetch).map_err(|error| wrong("fetch", error.to_string()))?;
+    let resolver = match resolvers.get(&fetch.dns_servers) {
+        Some(resolver) => resolver.clone(),
+        None => {
+            let resolver = Arc::new(Resolver::new(&fetch.dns_servers)?);
+            resolvers.insert(fetch.dns_servers.clone(), resolver.clone());
+            resolver
+        }
+    };
+    let mut blocked = Vec::new();
+    for endpoint in &config.blocked_endpoints {
+        blocked
+            .push(endpoint.parse::<SocketAddr>().map_err(|error| EngineError::Config(format!("blocked_endpoints {endpoint:?}: {error}")))?);
+    }
+    let mut headers = Vec::new();
+    for (name, value) in &job_type.default_headers {
+        let header = HeaderName::from_bytes(name.as_bytes()).map_err(|error| wrong("default_headers", error.to_string()))?;
+        headers.push((header, HeaderValue::from_str(value).map_err(|error| wrong("default_headers", error.to_string()))?));
+    }
+    let agent = HeaderValue::from_str(&fetch.user_agent).map_err(|error| EngineError::Config(format!("fetch.user_agent: {error}")))?;
+    if !headers.iter().any(|(name, _)| name == http::header::USER_AGENT) {
+        headers.push((http::header::USER_AGENT, agent));
+    }
+    let template = job_type.storage.key_template.as_ref().or(config.storage.key_template.as_ref());
+    let template = match template {
+        Some(text) => KeyTemplate::parse(text).map_err(|error| wrong("storage.key_template", error.to_string()))?,
+        None => KeyTemplate::default(),
+    };
+    let mut metadata = config.storage.metadata.clone();
+    metadata.extend(job_type.storage.metadata.clone());
+    Ok(Profile {
+        tag,
+        policy: AddressPolicy::new(fetch.allow_networks.clone(), blocked),
+        resolver,
+        tls: tls::client(&fetch)?,
+        rules: Rules {
+            max_attempts: fetch.max_attempts.max(1),
+            base: seconds(fetch.backoff_base),
+            max: seconds(fetch.backoff_max),
+            retry_after_max: seconds(fetch.retry_after_max),
+        },
+        limits: HostLimits {
+            concurrency: fetch.per_host_concurrency.max(1),
+            interval: if fetch.per_host_rate > 0.0 { seconds(1.0 / fetch.per_host_rate) } else { Duration::ZERO },
+        },
+        sizes: Sizes {
+            multipart_threshold: config.storage.multipart_threshold,
+            part_size: config.storage.part_size,
+            max_bytes: fetch.max_bytes,
+        },
+        headers,
+        auth: match &job_type.auth {
+            Some(auth) if auth.kind == "basic" => Some(basic(&auth.username, &auth.password).map_err(|error| wrong("auth", error))?),
+            Some(auth) if job_type.transport.as_deref() != Some("curl") => {
+                return Err(wrong("auth", format!("type {:?} needs transport = \"curl\"", auth.kind)));
+            }
+            _ => None,
+        },
+        template,
+        bucket: job_type.storage.bucket.clone().unwrap_or_default(),
+        key_prefix: job_type.storage.key_prefix.clone().unwrap_or_default(),
+        metadata,
+        proxy: job_type.proxy.clone().unwrap_or_default(),
+        fetch,
+    })
+}
+
+/// A secret `Authorization: Basic` value.
+pub fn basic(username: &str, password: &str) -> Result<HeaderValue, String> {
+    let text = format!("Basic {}", STANDARD.encode(format!("{username}:{password}")));
+    let mut value = HeaderValue::from_str(&text).map_err(|error| format!("{AUTHORIZATION}: {error}"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn overlaid(base: &FetchConfig, own: &serde_json::Map<String, serde_json::Value>) -> Result<FetchConfig, serde_json::Error> {
+    if own.is_empty() {
+        return Ok(base.clone());
+    }
+    let mut value = serde_json::to_value(base)?;
+    if let Some(map) = value.as_object_mut() {
+        map.extend(own.clone());
+    }
+    serde_json::from_value(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_types_keys_lie_over_the_common_ones() {
+        let base = FetchConfig { max_bytes: 7, ..FetchConfig::default() };
+        let own = serde_json::json!({"max_attempts": 2, "allow_networks": ["10.0.0.0/8"]});
+        let fetch = overlaid(&base, own.as_object().unwrap()).unwrap();
+        assert_eq!((fetch.max_bytes, fetch.max_attempts, fetch.allow_networks.len()), (7, 2, 1));
+        let unknown = serde_json::json!({"max_atempts": 2});
+        assert!(overlaid(&base, unknown.as_object().unwrap()).unwrap_err().to_string().contains("max_atempts"));
+    }
+}

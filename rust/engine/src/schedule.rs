@@ -1,0 +1,324 @@
+//! Which task starts next. Pure: time is passed in and tasks are opaque.
+//!
+//! Tasks wait in queues of their host. A host that may start something stands in one ordered set; whoever is popped goes to its end, so hosts take
+//! turns, and within a host jobs take turns. Hosts that fail share a small part of the slots, and one whose circuit is open for long gives its tasks
+//! back. Every operation is O(log n) in hosts and tasks.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::breaker::Verdict;
+use host::{Host, Place};
+
+mod host;
+
+/// A retry or pause up to this long is waited for inside the engine.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// One of so many starts goes to a host without deadlines even when others have some.
+const FAIR_EVERY: u64 = 4;
+/// Failing hosts share this fraction of the slots.
+const SUSPECT_SHARE: usize = 8;
+
+/// Limits that hold for one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostLimits {
+    /// Downloads at once.
+    pub concurrency: usize,
+    /// Shortest time between two starts.
+    pub interval: Duration,
+}
+
+/// A task with what the scheduler needs to know of it.
+#[derive(Debug)]
+pub struct Entry<T> {
+    /// The host it belongs to.
+    pub host: Arc<str>,
+    /// Its job.
+    pub job: Arc<str>,
+    /// Wall clock milliseconds; 0 for none. Earlier ones go first.
+    pub deadline_ms: u64,
+    /// The host's limits as this task's job type has them.
+    pub limits: HostLimits,
+    /// The task.
+    pub task: T,
+}
+
+/// A host's number while it has tasks.
+pub type HostId = usize;
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Next<T> {
+    /// Start it; tell [`Scheduler::finish`] when it ended.
+    Start(HostId, Entry<T>),
+    /// Its host rests for longer than the engine waits.
+    GiveBack(Entry<T>, Instant),
+    /// Nothing can be started now.
+    Nothing,
+}
+
+/// The queues.
+pub struct Scheduler<T> {
+    concurrency: usize,
+    running: usize,
+    suspects_running: usize,
+    queued: usize,
+    turn: u64,
+    hosts: Vec<Option<Host<T>>>,
+    free: Vec<HostId>,
+    names: HashMap<Arc<str>, HostId>,
+    /// (deadline or `u64::MAX`, turn, host): hosts that may start something.
+    ready: BTreeSet<(u64, u64, HostId)>,
+    /// Hosts that wait for their time.
+    timed: BTreeSet<(Instant, HostId)>,
+    /// Failing hosts that wait for a slot of the suspects' share.
+    parked: VecDeque<HostId>,
+    /// Hosts that rest for long and still hold tasks.
+    draining: BTreeSet<HostId>,
+    /// Tasks that wait for their own time.
+    delayed: BTreeMap<(Instant, u64), Entry<T>>,
+}
+
+impl<T> Scheduler<T> {
+    /// `concurrency` is the number of slots.
+    pub fn new(concurrency: usize) -> Self {
+        Self {
+            concurrency: concurrency.max(1),
+            running: 0,
+            suspects_running: 0,
+            queued: 0,
+            turn: 0,
+            hosts: Vec::new(),
+            free: Vec::new(),
+            names: HashMap::new(),
+            ready: BTreeSet::new(),
+            timed: BTreeSet::new(),
+            parked: VecDeque::new(),
+            draining: BTreeSet::new(),
+            delayed: BTreeMap::new(),
+        }
+    }
+
+    /// Tasks that wait.
+    pub fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Tasks started and not finished.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Hosts known, and those of them whose circuit is open.
+    pub fn host_counts(&self, now: Instant) -> (usize, usize) {
+        let open = self.hosts.iter().flatten().filter(|host| host.breaker.open_until(now).is_some()).count();
+        (self.names.len(), open)
+    }
+
+    /// Queues a task that may start at once.
+    pub fn push(&mut self, entry: Entry<T>, now: Instant) {
+        self.queued += 1;
+        self.enqueue(entry, now);
+    }
+
+    /// Queues a task that may start at `at`.
+    pub fn push_at(&mut self, entry: Entry<T>, at: Instant) {
+        self.queued += 1;
+        self.turn += 1;
+        self.delayed.insert((at, self.turn), entry);
+    }
+
+    fn enqueue(&mut self, entry: Entry<T>, now: Instant) {
+        let id = match self.names.get(&entry.host) {
+            Some(id) => *id,
+            None => self.add_host(entry.host.clone()),
+        };
+        self.turn += 1;
+        let turn = self.turn;
+        if let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut) {
+            host.push(entry, turn);
+        }
+        self.replace(id, now);
+    }
+
+    fn add_host(&mut self, name: Arc<str>) -> HostId {
+        let host = Some(Host::new(name.clone()));
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.hosts[id] = host;
+                id
+            }
+            None => {
+                self.hosts.push(host);
+                self.hosts.len() - 1
+            }
+        };
+        self.names.insert(name, id);
+        id
+    }
+
+    /// The next thing to do at `now`.
+    pub fn next(&mut self, now: Instant) -> Next<T> {
+        self.wake(now);
+        if self.running < self.concurrency
+            && let Some(id) = self.pick(now)
+            && let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut)
+            && let Some(entry) = host.start(now)
+        {
+            self.queued -= 1;
+            self.running += 1;
+            self.suspects_running += usize::from(host.breaker.is_suspect());
+            host.suspects += usize::from(host.breaker.is_suspect());
+            self.turn += 1;
+            self.replace(id, now);
+            return Next::Start(id, entry);
+        }
+        if let Some(id) = self.draining.first().copied()
+            && let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut)
+        {
+            let until = host.breaker.open_until(now).unwrap_or(now);
+            if let Some(entry) = host.pop() {
+                self.queued -= 1;
+                self.replace(id, now);
+                return Next::GiveBack(entry, until);
+            }
+        }
+        Next::Nothing
+    }
+
+    /// Deadlines first, but not always: a caller with nothing but deadlines may not starve the others.
+    fn pick(&mut self, now: Instant) -> Option<HostId> {
+        loop {
+            let mut first = *self.ready.first()?;
+            if first.0 != u64::MAX && self.turn.is_multiple_of(FAIR_EVERY) {
+                first = self.ready.range((u64::MAX, 0, 0)..).next().copied().unwrap_or(first);
+            }
+            let id = first.2;
+            // The suspects' share may have filled up since the host became ready: then it is parked now.
+            self.replace(id, now);
+            if self.ready.contains(&first) {
+                return Some(id);
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Instant) {
+        while let Some((key, _)) = self.delayed.first_key_value()
+            && key.0 <= now
+        {
+            if let Some((_, entry)) = self.delayed.pop_first() {
+                self.enqueue(entry, now);
+            }
+        }
+        while let Some((at, id)) = self.timed.first().copied()
+            && at <= now
+        {
+            self.replace(id, now);
+        }
+    }
+
+    /// When [`Scheduler::next`] may have something although nothing else happened.
+    pub fn next_wake(&self) -> Option<Instant> {
+        let delayed = self.delayed.first_key_value().map(|(key, _)| key.0);
+        let timed = self.timed.first().map(|(at, _)| *at);
+        delayed.into_iter().chain(timed).min()
+    }
+
+    /// Whether the host has answered before.
+    pub fn is_proven(&self, id: HostId) -> bool {
+        self.hosts.get(id).and_then(Option::as_ref).is_some_and(|host| host.proven)
+    }
+
+    /// A running task of the host got an answer: the host need not prove itself any more.
+    pub fn prove(&mut self, id: HostId, now: Instant) {
+        if let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut)
+            && !host.proven
+        {
+            host.proven = true;
+            self.replace(id, now);
+        }
+    }
+
+    /// A started task ended. `pause` keeps the whole host from starting anything for so long.
+    pub fn finish(&mut self, id: HostId, verdict: Verdict, pause: Option<Duration>, now: Instant) {
+        let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut) else { return };
+        self.running -= 1;
+        if host.finish(verdict, pause, now) {
+            self.suspects_running -= 1;
+        }
+        self.replace(id, now);
+        if let Some(parked) = self.parked.front().copied() {
+            self.replace(parked, now);
+        }
+    }
+
+    /// Takes out every waiting task of a job.
+    pub fn remove_job(&mut self, job: &str, now: Instant) -> Vec<T> {
+        let mut removed = Vec::new();
+        let keys: Vec<_> = self.delayed.iter().filter(|(_, entry)| *entry.job == *job).map(|(key, _)| *key).collect();
+        removed.extend(keys.iter().filter_map(|key| self.delayed.remove(key)).map(|entry| entry.task));
+        for id in 0..self.hosts.len() {
+            if let Some(host) = self.hosts[id].as_mut() {
+                let before = removed.len();
+                host.remove_job(job, &mut removed);
+                if removed.len() > before {
+                    self.replace(id, now);
+                }
+            }
+        }
+        self.queued -= removed.len();
+        removed
+    }
+
+    /// Takes out every waiting task.
+    pub fn remove_all(&mut self, now: Instant) -> Vec<T> {
+        let mut removed: Vec<T> = std::mem::take(&mut self.delayed).into_values().map(|entry| entry.task).collect();
+        for id in 0..self.hosts.len() {
+            if let Some(host) = self.hosts[id].as_mut() {
+                removed.extend(std::iter::from_fn(|| host.pop()).map(|entry| entry.task));
+                self.replace(id, now);
+            }
+        }
+        self.queued = 0;
+        removed
+    }
+
+    /// Puts a host where it belongs after anything about it changed.
+    fn replace(&mut self, id: HostId, now: Instant) {
+        let suspects_full = self.suspects_running >= (self.concurrency / SUSPECT_SHARE).max(1);
+        let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut) else { return };
+        let old = host.place;
+        let place = host.place_at(now, suspects_full, self.turn);
+        if place == old && place != Place::Idle {
+            return;
+        }
+        host.place = place;
+        match old {
+            Place::Ready(deadline, turn) => drop(self.ready.remove(&(deadline, turn, id))),
+            Place::Timed(at) => drop(self.timed.remove(&(at, id))),
+            Place::Draining => drop(self.draining.remove(&id)),
+            // Only the front leaves when a slot is free; a cancelled job may empty one in the middle.
+            Place::Parked if self.parked.front() == Some(&id) => drop(self.parked.pop_front()),
+            Place::Parked => self.parked.retain(|other| *other != id),
+            Place::Idle | Place::Full => {}
+        }
+        match place {
+            Place::Ready(deadline, turn) => drop(self.ready.insert((deadline, turn, id))),
+            Place::Timed(at) => drop(self.timed.insert((at, id))),
+            Place::Draining => drop(self.draining.insert(id)),
+            Place::Parked => self.parked.push_back(id),
+            Place::Full => {}
+            Place::Idle => {
+                if host.running == 0 {
+                    self.names.remove(&host.name);
+                    self.hosts[id] = None;
+                    self.free.push(id);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! One host's queues and what it may start.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Entry, LONGEST_WAIT};
+use crate::breaker::{Breaker, Verdict};
+
+/// A host that has not answered yet gets this fraction of its concurrency.
+const UNPROVEN_SHARE: usize = 4;
+
+/// Where a host stands in the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing queued, nothing to remember.
+    Idle,
+    /// All it may run is running.
+    Full,
+    /// May start: (earliest deadline or `u64::MAX`, turn).
+    Ready(u64, u64),
+    /// May start, or be forgotten, then.
+    Timed(Instant),
+    /// Waits for a slot of the suspects' share.
+    Parked,
+    /// Rests for long; its tasks are given back.
+    Draining,
+}
+
+pub(super) struct Host<T> {
+    pub(super) name: Arc<str>,
+    pub(super) place: Place,
+    pub(super) breaker: Breaker,
+    pub(super) proven: bool,
+    pub(super) running: usize,
+    /// Running tasks that were started while the host was suspect.
+    pub(super) suspects: usize,
+    concurrency: usize,
+    interval: Duration,
+    /// Earliest next start, by rate or by the host's own wish.
+    next_at: Option<Instant>,
+    urgent: BTreeMap<(u64, u64), Entry<T>>,
+    jobs: HashMap<Arc<str>, VecDeque<Entry<T>>>,
+    /// Jobs with queued tasks, in turn.
+    turns: VecDeque<Arc<str>>,
+    last_turn: u64,
+}
+
+impl<T> Host<T> {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            place: Place::Idle,
+            breaker: Breaker::default(),
+            proven: false,
+            running: 0,
+            suspects: 0,
+            concurrency: 1,
+            interval: Duration::ZERO,
+            next_at: None,
+            urgent: BTreeMap::new(),
+            jobs: HashMap::new(),
+            turns: VecDeque::new(),
+            last_turn: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, entry: Entry<T>, turn: u64) {
+        self.concurrency = entry.limits.concurrency.max(1);
+        self.interval = entry.limits.interval;
+        if self.is_empty() {
+            self.last_turn = turn;
+        }
+        if entry.deadline_ms > 0 {
+            self.urgent.insert((entry.deadline_ms, turn), entry);
+            return;
+        }
+        if let Some(queue) = self.jobs.get_mut(&entry.job) {
+            queue.push_back(entry);
+            return;
+        }
+        self.turns.push_back(entry.job.clone());
+        self.jobs.insert(entry.job.clone(), VecDeque::from([entry]));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.urgent.is_empty() && self.turns.is_empty()
+    }
+
+    /// The next task, earliest deadline first, then job by job.
+    pub(super) fn pop(&mut self) -> Option<Entry<T>> {
+        if let Some((_, entry)) = self.urgent.pop_first() {
+            return Some(entry);
+        }
+        let job = self.turns.pop_front()?;
+        let queue = self.jobs.get_mut(&job)?;
+        let entry = queue.pop_front();
+        if queue.is_empty() {
+            self.jobs.remove(&job);
+        } else {
+            self.turns.push_back(job);
+        }
+        entry
+    }
+
+    pub(super) fn start(&mut self, now: Instant) -> Option<Entry<T>> {
+        let entry = self.pop()?;
+        self.running += 1;
+        if self.interval > Duration::ZERO {
+            self.next_at = Some(now + self.interval);
+        }
+        self.last_turn = 0;
+        Some(entry)
+    }
+
+    /// Returns whether the ended task had a slot of the suspects' share.
+    pub(super) fn finish(&mut self, verdict: Verdict, pause: Option<Duration>, now: Instant) -> bool {
+        self.running -= 1;
+        self.breaker.record(verdict, now);
+        self.proven |= verdict == Verdict::Good;
+        if let Some(pause) = pause {
+            self.next_at = self.next_at.max(Some(now + pause));
+        }
+        let counted = self.suspects > 0;
+        self.suspects -= usize::from(counted);
+        counted
+    }
+
+    pub(super) fn remove_job(&mut self, job: &str, removed: &mut Vec<T>) {
+        let keys: Vec<_> = self.urgent.iter().filter(|(_, entry)| *entry.job == *job).map(|(key, _)| *key).collect();
+        removed.extend(keys.iter().filter_map(|key| self.urgent.remove(key)).map(|entry| entry.task));
+        if let Some(queue) = self.jobs.remove(job) {
+            self.turns.retain(|other| **other != *job);
+            removed.extend(queue.into_iter().map(|entry| entry.task));
+        }
+    }
+
+    fn allowed(&self, now: Instant) -> usize {
+        if self.breaker.is_half_open(now) {
+            1
+        } else if self.proven && !self.breaker.is_suspect() {
+            self.concurrency
+        } else {
+            (self.concurrency / UNPROVEN_SHARE).max(1)
+        }
+    }
+
+    pub(super) fn place_at(&mut self, now: Instant, suspects_full: bool, turn: u64) -> Place {
+        if self.is_empty() {
+            let remember = self.breaker.forget_at().max(self.next_at).filter(|at| *at > now);
+            return remember.map_or(Place::Idle, Place::Timed);
+        }
+        if let Some(until) = self.breaker.open_until(now) {
+            return if until - now > LONGEST_WAIT { Place::Draining } else { Place::Timed(until) };
+        }
+        if self.running >= self.allowed(now) {
+            return Place::Full;
+        }
+        if let Some(at) = self.next_at.filter(|at| *at > now) {
+            return Place::Timed(at);
+        }
+        if self.breaker.is_suspect() && suspects_full {
+            return Place::Parked;
+        }
+        if self.last_turn == 0 {
+            self.last_turn = turn;
+        }
+        let deadline = self.urgent.first_key_value().map_or(u64::MAX, |(key, _)| key.0);
+        Place::Ready(deadline, self.last_turn)
+    }
+}
