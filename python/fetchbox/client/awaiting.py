@@ -1,0 +1,134 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from fetchbox.client.exchange import PAGE, Core, LogCursor, Request, Retry, accepted, checked, job_path, next_pause
+from fetchbox.client.records import Accepted, Job, JobPage, LogLine, ResourceOutcome, ResourcePage
+
+
+class AsyncClient:
+    """`Client` for asyncio and uvloop: the same arguments and methods."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        operator_token: str | None = None,
+        tenant: str | None = None,
+        timeout: float = 30.0,
+        retry_for: float = 60.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._core = Core(url, token, operator_token, tenant, retry_for)
+        self._http = httpx.AsyncClient(timeout=timeout, transport=transport, trust_env=False)
+
+    @property
+    def url(self) -> str:
+        """The service's address."""
+        return self._core.url
+
+    async def submit(
+        self, manifest: Mapping[str, Any] | bytes, *, job_type: str | None = None, idempotency_key: str | None = None
+    ) -> Accepted:
+        """Posts a manifest; returns when the service has made the job durable."""
+        request = self._core.submission(manifest, job_type, idempotency_key)
+        return accepted(request, await self._send(request))
+
+    async def get(self, job_id: str) -> Job:
+        """The job as it stands."""
+        return msgspec.json.decode(checked(await self._send(self._core.request("GET", job_path(job_id)))), type=Job)
+
+    async def wait(self, job_id: str, timeout: float | None = None, progress: Callable[[Job], None] | None = None) -> Job:
+        """Waits until the job is settled and returns it. Raises TimeoutError after `timeout` seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0
+        while True:
+            job = await self.get(job_id)
+            if progress is not None:
+                progress(job)
+            if job.settled:
+                return job
+            pause = next_pause(pause, until, job)
+            await asyncio.sleep(pause)
+
+    async def resources(self, job_id: str, *, state: str | None = None) -> AsyncIterator[ResourceOutcome]:
+        """Its resources in order, pending ones too."""
+        cursor: str | None = None
+        while True:
+            params = {"state": state, "limit": PAGE, "cursor": cursor}
+            response = await self._send(self._core.request("GET", job_path(job_id, "/resources"), params))
+            page = msgspec.json.decode(checked(response), type=ResourcePage)
+            for resource in page.resources:
+                yield resource
+            if (cursor := page.next_cursor) is None:
+                return
+
+    async def logs(self, job_id: str, *, since_offset: int = 0, follow: bool = False) -> AsyncIterator[LogLine]:
+        """Its log until the job is settled, or for ever with `follow`. A broken stream is taken up where it broke."""
+        cursor = LogCursor(self._core, job_id, since_offset, follow)
+        while True:
+            request = cursor.request()
+            try:
+                async with self._http.stream(request.method, request.path, params=request.params, headers=request.headers) as response:
+                    if response.status_code == 200:
+                        async for line in response.aiter_lines():
+                            if (record := cursor.take(line)) is not None:
+                                yield record
+                    else:
+                        await response.aread()
+                pause = cursor.pause(response)
+            except httpx.TransportError as error:
+                pause = cursor.pause(None, error)
+            if pause is None:
+                return
+            await asyncio.sleep(pause)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancels what is pending; the job after it."""
+        return msgspec.json.decode(checked(await self._send(self._core.request("POST", job_path(job_id, "/cancel")))), type=Job)
+
+    async def jobs(self, **filters: str | None) -> AsyncIterator[Job]:
+        """All jobs, newest first. For operators."""
+        cursor: str | None = None
+        while True:
+            params = {**filters, "limit": PAGE, "cursor": cursor}
+            page = msgspec.json.decode(checked(await self._send(self._core.request("GET", "/operators/jobs", params))), type=JobPage)
+            for job in page.jobs:
+                yield job
+            if (cursor := page.next_cursor) is None:
+                return
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def _send(self, request: Request) -> httpx.Response:
+        retry = Retry(self._core.retry_for, time.monotonic)
+        while True:
+            try:
+                response = await self._http.request(
+                    request.method, request.path, params=request.params, headers=request.headers, content=request.body
+                )
+                pause = retry.after(response)
+                if pause is None:
+                    return response
+            except httpx.TransportError as error:
+                pause = retry.after(None)
+                if pause is None:
+                    raise self._core.away(error) from error
+            await asyncio.sleep(pause)
