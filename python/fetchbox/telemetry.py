@@ -43,7 +43,9 @@ def configure(log_format: str, log_level: str, process: str | None = None, strea
     if pretty:
         last: list[structlog.types.Processor] = [structlog.dev.ConsoleRenderer(colors=out.isatty() and not _no_color())]
     else:
-        last = [structlog.processors.dict_tracebacks, redact, _order, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        # Without the frames' variables: they hold configurations and tokens.
+        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        last = [structlog.processors.ExceptionRenderer(transformer), redact, _order, structlog.processors.JSONRenderer(ensure_ascii=False)]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),

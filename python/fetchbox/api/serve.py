@@ -50,7 +50,7 @@ class EmbeddedServer(Server):
         self._listener = listener
 
     def _init_shared_socket(self) -> None:
-        # The holder takes the descriptor as it is and calls listen() with our backlog; it never closes it.
+        # The holder takes the descriptor as it is and calls listen() with our backlog.
         self._ssp = None
         # Granian's stubs drifted: the class takes these and the attributes start as None.
         holder: Any = SocketHolder(self._listener.fileno(), self._listener.family == socket.AF_UNIX, self.backlog)  # type: ignore[call-arg]
@@ -119,7 +119,8 @@ async def serve(config: Config, control: Control) -> int:
     finally:
         service.handlers.close()
         hub.close()
-        listener.close()
+        # Granian's runtime closed the descriptor when it stopped serving.
+        listener.detach()
 
 
 async def run_server(server: EmbeddedServer, control: Control) -> int:

@@ -38,7 +38,7 @@ class Layers:
 
     def put(self, path: tuple[str, ...], value: Any, source: str) -> None:
         """Lays a value over what is there; tables are merged, everything else is replaced."""
-        if isinstance(value, dict) and value and _is_table(path):
+        if isinstance(value, dict) and _is_table(path):
             for key, item in value.items():
                 self.put((*path, str(key)), item, source)
             return
