@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fetchbox_hub::{HubConfig, HubOpenError};
@@ -26,6 +27,7 @@ pub struct Hub {
 struct Running {
     hub: Arc<fetchbox_hub::Hub>,
     runtime: Runtime,
+    serving: JoinHandle<()>,
 }
 
 #[pymethods]
@@ -45,9 +47,11 @@ impl Hub {
 
     fn close(&self, py: Python<'_>) {
         let taken = lock(&self.running).take();
-        if let Some(Running { hub, runtime }) = taken {
+        if let Some(Running { hub, runtime, serving }) = taken {
             py.detach(|| {
                 hub.shutdown();
+                // A panic there has ended the process already.
+                let _ = serving.join();
                 runtime.shutdown_timeout(SHUTDOWN);
                 if let Ok(hub) = Arc::try_unwrap(hub) {
                     hub.close();
@@ -69,13 +73,16 @@ fn start(config: HubConfig) -> Result<Running, CoreError> {
     drop(guard);
     let fatal = hub.fatal();
     runtime.spawn(async move { end_process(&fatal.await) });
-    let serving = Arc::clone(&hub);
-    runtime.spawn(async move {
-        if let Err(error) = serving.serve().await {
-            end_process(&error.to_string());
-        }
-    });
-    Ok(Running { hub, runtime })
+    let (server, handle) = (Arc::clone(&hub), runtime.handle().clone());
+    let serving = std::thread::Builder::new()
+        .name("hub-server".to_owned())
+        .spawn(move || {
+            if let Err(error) = handle.block_on(server.serve()) {
+                end_process(&error.to_string());
+            }
+        })
+        .map_err(|error| CoreError::new("internal", "THREAD", error.to_string()))?;
+    Ok(Running { hub, runtime, serving })
 }
 
 /// After a failed commit nothing may be acknowledged any more, so the process ends at once, without running anything else.
