@@ -1,12 +1,45 @@
 //! FetchBox's hub: the only opener of the Fjall database. It holds the streams, the ledger and the reservations, projects outcomes, and serves
 //! the api and the workers over a Unix socket.
 
+mod accept;
+mod background;
+mod cancel;
 mod client;
+mod clock;
 mod config;
+mod core;
+mod db;
 mod error;
 mod frame;
+mod group;
+mod hub;
+mod job;
+mod keys;
+mod limit;
+mod log;
+mod manifests;
+mod metrics;
+mod open;
+mod outcome;
+mod project;
+mod query;
+mod query_jobs;
+mod query_logs;
+mod query_resources;
+mod record;
+mod redact;
+mod reserve;
+mod retention;
+mod retry_mover;
+mod serve_request;
+mod server;
+mod stage;
+mod streams;
+mod upkeep;
+mod writer;
 
 pub use client::{ClientOptions, HubClient, Push};
+pub use clock::{Clock, SystemClock};
 pub use config::{Broker, Durability, HubConfig, Retention};
 pub use error::{HubError, HubOpenError};
 pub use frame::{
@@ -14,3 +47,4 @@ pub use frame::{
     JoinRequest, OutboxDoneRequest, OutboxItem, OutboxPeekReply, OutboxPeekRequest, Owned, PartitionBatch, PollReply, PollRequest,
     PolledBatch, Position, RateLimit, ReleaseRequest, Reservation, ReserveReply, ReserveRequest, Role,
 };
+pub use hub::Hub;

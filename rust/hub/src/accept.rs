@@ -1,0 +1,168 @@
+//! Accepting a job: reservation, record, listings, tasks, log, status and manifest in one commit.
+
+use bytes::Bytes;
+use fail::fail_point;
+use fetchbox_model::batch;
+use fetchbox_model::stream::Topic;
+use prost::Message;
+
+use crate::config::Broker;
+use crate::core::read_failed;
+use crate::db::Space;
+use crate::error::HubError;
+use crate::frame::{AcceptReply, AcceptRequest, JobFacts, RateLimit};
+use crate::job::{Counts, JobId, JobRecord, TaskSpan, id_text, parse_id};
+use crate::keys;
+use crate::reserve::{Reserved, check_body};
+use crate::stage::Touched;
+use crate::writer::Writer;
+
+/// A manifest on its way to the local store.
+#[derive(Clone, PartialEq, Message)]
+#[allow(missing_docs)]
+pub struct ManifestBlob {
+    #[prost(string, tag = "1")]
+    pub job_id: String,
+    #[prost(string, tag = "2")]
+    pub job_type: String,
+    /// An lz4 block with its length before it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub packed: Vec<u8>,
+}
+
+impl ManifestBlob {
+    /// The manifest itself.
+    pub fn body(&self) -> Result<Vec<u8>, HubError> {
+        lz4_flex::block::decompress_size_prepended(&self.packed)
+            .map_err(|error| HubError::Fatal(format!("the manifest of job {} is damaged: {error}", self.job_id)))
+    }
+}
+
+impl Writer {
+    /// Accepts a job, or answers with the one that an earlier post made.
+    pub(crate) fn accept(&mut self, request: AcceptRequest) -> Result<AcceptReply, HubError> {
+        let id = self.check(&request)?;
+        let facts = &request.facts;
+        let key = facts.reservation.as_ref().map(|r| keys::reservation(&facts.tenant, &facts.job_type, &r.key));
+        if let (Some(key), Some(reservation)) = (&key, &facts.reservation)
+            && let Some(reserved) = self.reserved(key)?
+        {
+            check_body(&reserved, &reservation.body_sha256)?;
+            if reserved.accepted {
+                return self.earlier(&reserved.id());
+            }
+        }
+        if let Some(job) = self.job(&id)? {
+            if job.record.facts.tenant != facts.tenant || job.record.facts.job_type != facts.job_type {
+                return Err(HubError::Invalid(format!("job {} belongs to somebody else", facts.job_id)));
+            }
+            return self.earlier(&id);
+        }
+        self.core.check_space()?;
+        if self.core.config.broker == Broker::External && self.outbox_bytes >= self.core.config.outbox_max_bytes {
+            return Err(HubError::refused("BROKER_UNAVAILABLE", "the broker is away and the outbox is full").after_ms(5000));
+        }
+        if let Some(limit) = facts.rate_limit {
+            self.take_token(&facts.tenant, limit)?;
+        }
+        fail_point!("hub::accept::before");
+        let reply = self.create(id, request, key.clone());
+        if let Some(key) = key {
+            self.resolved(&key);
+        }
+        Ok(reply)
+    }
+
+    /// A token of the tenant's bucket, or `RATE_LIMITED`.
+    pub(crate) fn take_token(&mut self, tenant: &str, limit: RateLimit) -> Result<(), HubError> {
+        self.limits.take(tenant, limit).map_err(|wait| {
+            let ms = (wait.as_millis() as u64).max(1);
+            HubError::refused("RATE_LIMITED", "this tenant posts more jobs than it may").after_ms(ms)
+        })
+    }
+
+    fn check(&self, request: &AcceptRequest) -> Result<JobId, HubError> {
+        let invalid = |what: &str| Err(HubError::Invalid(what.to_owned()));
+        let Some(id) = parse_id(&request.facts.job_id) else { return invalid("job_id is not a UUID") };
+        let mut sum = 0u64;
+        for tasks in &request.tasks {
+            if tasks.partition >= self.core.task_partitions {
+                return invalid("a batch is for a partition that jobs.tasks does not have");
+            }
+            if tasks.count == 0 || batch::count(&tasks.bytes) != Ok(tasks.count) {
+                return invalid("a batch does not hold as many tasks as it says");
+            }
+            sum += u64::from(tasks.count);
+        }
+        if sum != u64::from(request.facts.resource_count) {
+            return invalid("resource_count is not the number of tasks");
+        }
+        if !request.log.is_empty() && batch::count(&request.log).is_err() {
+            return invalid("log is not a batch");
+        }
+        Ok(id)
+    }
+
+    fn earlier(&mut self, id: &JobId) -> Result<AcceptReply, HubError> {
+        let job = self.job(id)?.ok_or_else(|| HubError::Fatal(format!("job {} has a reservation but no record", id_text(id))))?;
+        Ok(reply(&job.record.facts, false))
+    }
+
+    fn create(&mut self, id: JobId, request: AcceptRequest, reservation: Option<Bytes>) -> AcceptReply {
+        let now_ms = self.stage.now_ms;
+        let AcceptRequest { mut facts, tasks, log, manifest } = request;
+        let reserved = facts.reservation.take();
+        facts.rate_limit = None;
+        facts.job_id = id_text(&id);
+        let answer = reply(&facts, true);
+        if let (Some(key), Some(reserved)) = (&reservation, reserved) {
+            let accepted = Reserved { job: id.to_vec(), body_sha256: reserved.body_sha256, accepted: true, created_ms: now_ms };
+            self.stage.put(Space::Index, key.clone(), accepted.encode_to_vec());
+        }
+        let mut spans = Vec::with_capacity(tasks.len());
+        for batch in tasks {
+            let offset = self.publish(Topic::Tasks, batch.partition, batch.count, batch.bytes);
+            spans.push(TaskSpan { partition: batch.partition, offset, count: batch.count });
+        }
+        let counts = Counts { total: u64::from(facts.resource_count), ..Default::default() };
+        self.totals.total += counts.total;
+        let mut record =
+            JobRecord { facts, counts, spans, updated_ms: now_ms, reservation: reservation.unwrap_or_default(), ..Default::default() };
+        (record.log_partition, record.log_offset) = if log.is_empty() {
+            self.publish_log(&record, "accepted", &[("resources", counts.total.to_string())])
+        } else {
+            let partition = fetchbox_model::manifest::partition_of(&record.facts.job_id, self.core.partitions(Topic::Logs));
+            let count = batch::count(&log).unwrap_or(0);
+            (partition, self.publish(Topic::Logs, partition, count, log))
+        };
+        if let Some(body) = manifest {
+            let packed = lz4_flex::block::compress_prepend_size(&body);
+            let blob = ManifestBlob { job_id: record.facts.job_id.clone(), job_type: record.facts.job_type.clone(), packed };
+            self.stage.put(Space::Manifests, self.manifest_next.to_be_bytes().to_vec(), blob.encode_to_vec());
+            self.manifest_next += 1;
+            self.new_manifest = true;
+            record.manifest_blob = self.manifest_next;
+        }
+        self.publish_status(Topic::Status, &record.status(now_ms));
+        let empty = counts.total == 0;
+        self.stage.jobs.insert(id, Touched { record, changed: true, listed: None, outcomes: Vec::new(), digests: None });
+        if empty {
+            self.settle(&id);
+        }
+        answer
+    }
+
+    /// Manifests below this sequence are in the store: their blobs go.
+    pub(crate) fn manifests_written(&mut self, below: u64) -> Result<(), HubError> {
+        let head = keys::number(self.core.db.get(Space::Meta, keys::MANIFEST_HEAD).map_err(read_failed)?.as_deref());
+        for sequence in head..below {
+            self.stage.delete(Space::Manifests, sequence.to_be_bytes().to_vec());
+        }
+        self.stage.put(Space::Meta, keys::MANIFEST_HEAD, below.to_be_bytes().to_vec());
+        Ok(())
+    }
+}
+
+fn reply(facts: &JobFacts, created: bool) -> AcceptReply {
+    AcceptReply { job_id: facts.job_id.clone(), created, resource_count: facts.resource_count, manifest_key: facts.manifest_key.clone() }
+}

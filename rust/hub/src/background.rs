@@ -1,0 +1,121 @@
+//! The hub's own threads beside the writer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::core::Core;
+use crate::error::HubError;
+use crate::manifests;
+use crate::retention::Retainer;
+use crate::retry_mover::Mover;
+use crate::writer::{Command, Reply};
+
+/// How often everything is looked after.
+const TICK: Duration = Duration::from_secs(1);
+/// The share of a file system that is kept free, and the most that is kept.
+const RESERVE_SHARE: f64 = 0.02;
+const RESERVE_MOST: u64 = 64 << 20;
+
+/// Wakes a thread, or ends it.
+#[derive(Debug, Default)]
+pub struct Signal {
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl Signal {
+    /// There is something to do.
+    pub fn notify(&self) {
+        self.state.lock().1 = true;
+        self.changed.notify_all();
+    }
+
+    /// The thread is to end.
+    pub fn close(&self) {
+        self.state.lock().0 = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether the thread is to end.
+    pub fn closed(&self) -> bool {
+        self.state.lock().0
+    }
+
+    /// Waits for a notification or the time; false when the thread is to end.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.0 && !state.1 {
+            self.changed.wait_for(&mut state, timeout);
+        }
+        state.1 = false;
+        !state.0
+    }
+}
+
+impl Core {
+    /// Asks the writer from a plain thread and waits for the answer.
+    pub fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, HubError> {
+        let closed = || HubError::Unavailable("the hub is closing".into());
+        let (reply, answer) = oneshot::channel();
+        self.commands.blocking_send(command(reply)).map_err(|_| closed())?;
+        answer.blocking_recv().map_err(|_| closed())?
+    }
+}
+
+/// What a thread runs.
+pub type Work = fn(&Arc<Core>);
+
+/// The threads by name.
+pub fn tasks() -> [(&'static str, Work); 2] {
+    [("hub-upkeep", upkeep), ("hub-manifests", manifests::run)]
+}
+
+fn upkeep(core: &Arc<Core>) {
+    let mut mover = Mover::default();
+    let mut retainer = Retainer::default();
+    loop {
+        check_space(core);
+        let now = core.clock.elapsed();
+        let moved: Vec<u8> = core.groups.lock().iter_mut().filter_map(|((topic, _), group)| group.tick(now).then_some(*topic)).collect();
+        for topic in moved.into_iter().filter_map(fetchbox_model::stream::Topic::from_id) {
+            core.wake(topic);
+        }
+        core.metrics.disk_bytes.store(core.db.disk_bytes(), Ordering::Relaxed);
+        // A failed step is tried again at the next tick; what is fatal the writer has noticed itself.
+        let _ = mover.step(core);
+        let _ = retainer.step(core);
+        if let Err(error) = core.db.bound_journal() {
+            core.die(error.0);
+        }
+        if !core.upkeep.wait(TICK) {
+            return;
+        }
+    }
+}
+
+/// Refuses new work while the file system has less space than is kept in reserve.
+fn check_space(core: &Core) {
+    if let Some((free, total)) = space(&core.config.path) {
+        let reserve = core.config.reserve_bytes.unwrap_or(RESERVE_MOST.min((total as f64 * RESERVE_SHARE) as u64));
+        core.full.store(free < reserve, Ordering::Relaxed);
+    }
+}
+
+/// Free and total bytes of a file system.
+fn space(path: &std::path::Path) -> Option<(u64, u64)> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path is NUL-terminated and `stat` has the size statvfs fills; it is read only when that succeeded.
+    let stat = unsafe {
+        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
+            return None;
+        }
+        stat.assume_init()
+    };
+    Some((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
+}

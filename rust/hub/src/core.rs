@@ -1,0 +1,144 @@
+//! What all parts of the hub share: the database, what of it is visible to readers, and the way to the writer.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use fetchbox_model::stream::Topic;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::background::Signal;
+use crate::clock::Clock;
+use crate::config::HubConfig;
+use crate::db::{Db, DbError};
+use crate::error::HubError;
+use crate::group::Group;
+use crate::job::JobId;
+use crate::metrics::Metrics;
+use crate::writer::Command;
+
+/// Name of the group that works on `jobs.tasks`; retention and lag look at it.
+pub const WORKERS: &str = "workers";
+
+/// Offsets by topic and partition, readable at any time.
+pub struct Offsets(Vec<Vec<AtomicU64>>);
+
+impl Offsets {
+    /// Zero everywhere.
+    pub fn new(partitions: impl Fn(Topic) -> u32) -> Self {
+        let of = |topic| (0..partitions(topic)).map(|_| AtomicU64::new(0)).collect();
+        // Topics are numbered from 1.
+        Self(std::iter::once(Vec::new()).chain(Topic::ALL.into_iter().map(of)).collect())
+    }
+
+    /// The offset; 0 for a partition that is not there.
+    pub fn get(&self, topic: Topic, partition: u32) -> u64 {
+        self.0[topic as usize].get(partition as usize).map_or(0, |offset| offset.load(Ordering::Acquire))
+    }
+
+    /// Sets the offset.
+    pub fn set(&self, topic: Topic, partition: u32, value: u64) {
+        if let Some(offset) = self.0[topic as usize].get(partition as usize) {
+            offset.store(value, Ordering::Release);
+        }
+    }
+}
+
+/// The shared part.
+pub struct Core {
+    pub db: Db,
+    pub config: HubConfig,
+    pub clock: Arc<dyn Clock>,
+    /// Partitions of `jobs.tasks`, as the database was created with.
+    pub task_partitions: u32,
+    /// Next offset of each partition, as far as durable.
+    pub next: Offsets,
+    /// First offset that each partition still holds.
+    pub start: Offsets,
+    /// Committed offsets by topic, group and partition.
+    pub committed: RwLock<BTreeMap<(u8, String), BTreeMap<u32, u64>>>,
+    pub groups: Mutex<HashMap<(u8, String), Group>>,
+    /// Wakes pollers of a topic: after an append, and when a group changed.
+    pub wake: Vec<watch::Sender<u64>>,
+    /// Wakes whoever publishes the outbox.
+    pub outbox_wake: watch::Sender<u64>,
+    /// Jobs with something pending, by time of creation. In memory because in the index deletions would pile up at its newest end.
+    pub active: RwLock<BTreeSet<(u64, JobId)>>,
+    /// Ids of jobs that were cancelled.
+    pub cancelled: broadcast::Sender<String>,
+    /// Why the hub must end.
+    pub fatal: watch::Sender<Option<String>>,
+    /// The file system has less space left than is kept in reserve.
+    pub full: AtomicBool,
+    pub outbox_bytes: AtomicU64,
+    pub metrics: Metrics,
+    /// Wakes and ends the upkeep thread.
+    pub upkeep: Signal,
+    /// Wakes and ends the thread that writes manifests.
+    pub manifests: Signal,
+    /// Why manifests cannot be written.
+    pub manifest_trouble: Mutex<Option<String>>,
+    pub commands: mpsc::Sender<Command>,
+}
+
+impl Core {
+    /// How many partitions a topic has here.
+    pub fn partitions(&self, topic: Topic) -> u32 {
+        if topic == Topic::Tasks { self.task_partitions } else { topic.default_partitions() }
+    }
+
+    /// A group's committed offset.
+    pub fn committed(&self, topic: Topic, group: &str, partition: u32) -> u64 {
+        let committed = self.committed.read();
+        committed.get(&(topic as u8, group.to_owned())).and_then(|p| p.get(&partition)).copied().unwrap_or(0)
+    }
+
+    /// The lowest committed offset of any group on a partition; `None` when nobody ever committed there.
+    pub fn lowest_committed(&self, topic: Topic, partition: u32) -> Option<u64> {
+        let committed = self.committed.read();
+        committed.iter().filter(|((t, _), _)| *t == topic as u8).filter_map(|(_, p)| p.get(&partition)).copied().min()
+    }
+
+    /// Wakes the pollers of a topic.
+    pub fn wake(&self, topic: Topic) {
+        self.wake[topic as usize].send_modify(|n| *n += 1);
+    }
+
+    /// Ends the hub: nothing is acknowledged from here on.
+    pub fn die(&self, reason: String) {
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            fatal.get_or_insert(reason);
+            first
+        });
+    }
+
+    /// Why nothing is acknowledged any more.
+    pub fn dead(&self) -> Option<HubError> {
+        self.fatal.borrow().clone().map(HubError::Fatal)
+    }
+
+    /// Ends the threads; the writer finishes what it was given.
+    pub fn close(&self) {
+        let mut stop = Command::Stop;
+        // A full queue empties itself, and a closed one needs no telling.
+        while let Err(mpsc::error::TrySendError::Full(back)) = self.commands.try_send(stop) {
+            stop = back;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
+    /// Refuses what would need space when there is none.
+    pub fn check_space(&self) -> Result<(), HubError> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(HubError::refused("LEDGER_FULL", "the ledger's disk is full").after_ms(5000));
+        }
+        Ok(())
+    }
+}
+
+/// A failed read, for a caller.
+pub fn read_failed(error: DbError) -> HubError {
+    HubError::Fatal(error.0)
+}

@@ -1,0 +1,269 @@
+//! The database: the only file that names Fjall.
+//!
+//! Six keyspaces with small memtables, because the journal can be dropped only when every keyspace it touches was flushed. A database is created aside
+//! and renamed into place, so a kill in between leaves nothing that looks like a database. Every key may stand only once in a [`Batch`]: Fjall gives
+//! all items of a batch one sequence number.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use fjall::config::{BlockSizePolicy, CompressionPolicy};
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+
+use crate::config::Durability;
+use crate::error::HubOpenError;
+
+const MIB: u64 = 1 << 20;
+const CACHE_BYTES: u64 = 64 * MIB;
+/// Fjall's own soft limit of all journals.
+const JOURNAL_BYTES: u64 = 128 * MIB;
+/// Fjall does not always keep its limit: beyond this all memtables are rotated, which lets it drop journals.
+const JOURNAL_ROTATE_BYTES: u64 = 192 * MIB;
+
+/// A database error in words; there is nothing to do about one but to end.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct DbError(pub String);
+
+impl From<fjall::Error> for DbError {
+    fn from(error: fjall::Error) -> Self {
+        // Fjall's Display is its Debug for most errors, which is what one wants to read here.
+        Self(format!("database: {error:?}"))
+    }
+}
+
+/// A keyspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Space {
+    /// Sequence, offsets, heads, totals: small and rewritten all the time.
+    Meta,
+    /// The streams' records and the outbox.
+    Log,
+    /// A record per job.
+    Jobs,
+    /// Packs of outcomes.
+    Outcomes,
+    /// Reservations and the listings' orders.
+    Index,
+    /// Manifests on their way to the local store.
+    Manifests,
+}
+
+impl Space {
+    const ALL: [(Space, &str, u64); 6] = [
+        (Space::Meta, "meta", 4 * MIB),
+        (Space::Log, "log", 16 * MIB),
+        (Space::Jobs, "jobs", 8 * MIB),
+        (Space::Outcomes, "outcomes", 8 * MIB),
+        (Space::Index, "index", 8 * MIB),
+        (Space::Manifests, "manifests", 8 * MIB),
+    ];
+}
+
+/// A key and its value.
+pub type Item = Result<(Bytes, Bytes), DbError>;
+
+/// What one commit changes; each key at most once.
+#[derive(Debug, Default)]
+pub struct Batch {
+    items: Vec<(Space, Bytes, Option<Bytes>)>,
+}
+
+impl Batch {
+    /// Sets a key.
+    pub fn put(&mut self, space: Space, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.items.push((space, key.into(), Some(value.into())));
+    }
+
+    /// Deletes a key.
+    pub fn delete(&mut self, space: Space, key: impl Into<Bytes>) {
+        self.items.push((space, key.into(), None));
+    }
+}
+
+/// The open database.
+pub struct Db {
+    database: Database,
+    spaces: Vec<Keyspace>,
+    persist: PersistMode,
+}
+
+impl Db {
+    /// Opens the database in `directory`, creating it first when there is none; `first` is written with the creation.
+    pub fn open(directory: &Path, durability: Durability, first: Batch) -> Result<Db, HubOpenError> {
+        let path = directory.join("db");
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error: DbError| HubOpenError::Database { path, message: error.0 }
+        };
+        remove_leftovers(directory)?;
+        if !path.exists() {
+            let aside = directory.join(format!("db.new-{}", std::process::id()));
+            {
+                let db = Self::open_at(&aside, PersistMode::SyncAll).map_err(failed(&aside))?;
+                db.commit(first).map_err(failed(&aside))?;
+            }
+            std::fs::rename(&aside, &path).map_err(io("rename the new database to", &path))?;
+            std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(io("sync", directory))?;
+        }
+        let persist = match durability {
+            Durability::Sync => PersistMode::SyncData,
+            Durability::Buffer => PersistMode::Buffer,
+        };
+        Self::open_at(&path, persist).map_err(failed(&path))
+    }
+
+    fn open_at(path: &Path, persist: PersistMode) -> Result<Db, DbError> {
+        let database = Database::builder(path)
+            .cache_size(CACHE_BYTES)
+            .journal_compression(CompressionType::None)
+            .max_journaling_size(JOURNAL_BYTES)
+            // The batch asks for what it wants; without this Fjall would flush once more.
+            .manual_journal_persist(true)
+            .worker_threads(2)
+            .open()?;
+        let spaces = Space::ALL
+            .into_iter()
+            .map(|(space, name, memtable)| database.keyspace(name, || options(space, memtable)))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Db { database, spaces, persist })
+    }
+
+    fn space(&self, space: Space) -> &Keyspace {
+        &self.spaces[space as usize]
+    }
+
+    /// The newest value of a key.
+    pub fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, DbError> {
+        Ok(self.space(space).get(key)?.map(Into::into))
+    }
+
+    /// Items with `from <= key < to`, ascending; reversible.
+    pub fn range(&self, space: Space, from: &[u8], to: &[u8]) -> impl DoubleEndedIterator<Item = Item> + use<> {
+        self.space(space).range(from..to).map(pair)
+    }
+
+    /// A view that later commits do not change.
+    pub fn view(&self) -> View<'_> {
+        View { db: self, snapshot: self.database.snapshot() }
+    }
+
+    /// Applies a batch, all or nothing; durable as configured when this returns. After an error nothing may be written any more.
+    pub fn commit(&self, batch: Batch) -> Result<(), DbError> {
+        let mut write = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), batch.items.len()).durability(Some(self.persist));
+        for (space, key, value) in batch.items {
+            match value {
+                Some(value) => write.insert(self.space(space), key, value),
+                None => write.remove(self.space(space), key),
+            }
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Bytes on disk, journals included.
+    pub fn disk_bytes(&self) -> u64 {
+        self.database.disk_space().unwrap_or(0)
+    }
+
+    /// Lets Fjall drop journals when they have grown past the limit. May take a while: not for the writer.
+    pub fn bound_journal(&self) -> Result<(), DbError> {
+        if self.database.journal_disk_space()? > JOURNAL_ROTATE_BYTES {
+            for space in &self.spaces {
+                space.rotate_memtable()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A state of the database that stands still.
+pub struct View<'a> {
+    db: &'a Db,
+    snapshot: Snapshot,
+}
+
+impl View<'_> {
+    /// The value of a key in this view.
+    pub fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, DbError> {
+        Ok(self.snapshot.get(self.db.space(space), key)?.map(Into::into))
+    }
+
+    /// Items with `from <= key < to`, ascending; reversible.
+    pub fn range(&self, space: Space, from: &[u8], to: &[u8]) -> impl DoubleEndedIterator<Item = Item> + use<> {
+        self.snapshot.range(self.db.space(space), from..to).map(pair)
+    }
+}
+
+fn pair(guard: fjall::Guard) -> Item {
+    let (key, value) = guard.into_inner()?;
+    Ok((key.into(), value.into()))
+}
+
+fn options(space: Space, memtable: u64) -> KeyspaceCreateOptions {
+    let options = KeyspaceCreateOptions::default().max_memtable_size(memtable).manual_journal_persist(true);
+    match space {
+        // Batches are compressed by whoever made them; large blocks keep the index small.
+        Space::Log | Space::Manifests => {
+            options.data_block_compression_policy(CompressionPolicy::disabled()).data_block_size_policy(BlockSizePolicy::all(16 << 10))
+        }
+        _ => options.data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4)),
+    }
+}
+
+/// Databases whose creation was cut short.
+fn remove_leftovers(directory: &Path) -> Result<(), HubOpenError> {
+    for entry in std::fs::read_dir(directory).map_err(io("read", directory))? {
+        let entry = entry.map_err(io("read", directory))?;
+        if entry.file_name().to_string_lossy().starts_with("db.new-") {
+            std::fs::remove_dir_all(entry.path()).map_err(io("remove", &entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Turns an I/O error into one that says what was done to what.
+pub fn io(doing: &str, path: &Path) -> impl FnOnce(std::io::Error) -> HubOpenError + use<> {
+    let doing = format!("{doing} {}", path.display());
+    move |source| HubOpenError::Io { doing, source }
+}
+
+/// Where the pieces of a hub's directory lie.
+pub fn side_file(directory: &Path) -> PathBuf {
+    directory.join("sequence")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_there_after_reopening_and_views_stand_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = Batch::default();
+        first.put(Space::Meta, "format", "1");
+        let db = Db::open(dir.path(), Durability::Sync, first).unwrap();
+        let view = db.view();
+        let mut batch = Batch::default();
+        batch.put(Space::Jobs, "a", "1");
+        batch.put(Space::Jobs, "b", "2");
+        db.commit(batch).unwrap();
+        assert_eq!(view.get(Space::Jobs, b"a").unwrap(), None);
+        drop(view);
+        drop(db);
+        let db = Db::open(dir.path(), Durability::Sync, Batch::default()).unwrap();
+        assert_eq!(db.get(Space::Meta, b"format").unwrap().as_deref(), Some(&b"1"[..]));
+        let keys: Vec<Bytes> = db.range(Space::Jobs, b"a", b"c").rev().map(|item| item.unwrap().0).collect();
+        assert_eq!(keys, ["b", "a"]);
+    }
+
+    #[test]
+    fn a_creation_that_was_cut_short_is_begun_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let half = dir.path().join("db.new-1");
+        std::fs::create_dir(&half).unwrap();
+        std::fs::write(half.join("version"), b"half").unwrap();
+        Db::open(dir.path(), Durability::Buffer, Batch::default()).unwrap();
+        assert!(!half.exists() && dir.path().join("db").exists());
+    }
+}

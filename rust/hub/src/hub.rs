@@ -1,0 +1,137 @@
+//! The hub as a whole: open, serve, end.
+
+use std::fs::File;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::HubConfig;
+use crate::core::Core;
+use crate::error::{HubError, HubOpenError};
+use crate::open::{Opened, open};
+use crate::writer::Writer;
+use crate::{background, server};
+
+/// How long closing waits for reads under way.
+const LAST_READS: Duration = Duration::from_secs(2);
+
+/// The hub: one per database.
+pub struct Hub {
+    core: Arc<Core>,
+    stop: watch::Sender<bool>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    background: Mutex<Vec<JoinHandle<()>>>,
+    /// Held for as long as the hub lives.
+    _lock: File,
+}
+
+impl Hub {
+    /// Opens (or creates) the database and starts its threads. Blocks: seconds when much has to be replayed.
+    pub fn open(config: HubConfig) -> Result<Hub, HubOpenError> {
+        Self::open_with(config, Arc::new(SystemClock::default()))
+    }
+
+    /// The same with a clock of the caller's.
+    pub fn open_with(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Hub, HubOpenError> {
+        let Opened { core, start, commands, lock } = open(config, clock)?;
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let doing = format!("start the thread {name}");
+            let on_failure = |source| HubOpenError::Io { doing, source };
+            std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(on_failure)
+        };
+        let writer = Writer::new(Arc::clone(&core), start);
+        let dying = Arc::clone(&core);
+        let writer = spawn(
+            "hub-writer",
+            Box::new(move || {
+                let _guard = DieOnPanic(dying);
+                writer.run(commands);
+            }),
+        )?;
+        let stop = watch::Sender::new(false);
+        let mut threads = Vec::new();
+        for (name, work) in background::tasks() {
+            let core = Arc::clone(&core);
+            threads.push(spawn(name, Box::new(move || work(&core)))?);
+        }
+        Ok(Hub { core, stop, writer: Mutex::new(Some(writer)), background: Mutex::new(threads), _lock: lock })
+    }
+
+    /// Serves clients until [`Hub::shutdown`]; an error when it cannot listen or when the database failed.
+    pub async fn serve(&self) -> Result<(), HubError> {
+        server::serve(Arc::clone(&self.core), self.stop.subscribe()).await
+    }
+
+    /// Makes [`Hub::serve`] end.
+    pub fn shutdown(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Stops everything and waits for the writer to have written what it was given.
+    pub fn close(self) {
+        drop(self);
+    }
+
+    /// Resolves with the reason when a commit failed: nothing is acknowledged any more and the process must end.
+    pub fn fatal(&self) -> impl Future<Output = String> + Send + use<> {
+        let mut fatal = self.core.fatal.subscribe();
+        let core = Arc::clone(&self.core);
+        async move {
+            match fatal.wait_for(Option::is_some).await {
+                Ok(reason) => reason.clone().unwrap_or_default(),
+                // The sender lives in the core, which this future holds.
+                Err(_) => core.fatal.borrow().clone().unwrap_or_default(),
+            }
+        }
+    }
+
+    /// The hub's metrics as Prometheus text.
+    pub fn metrics_text(&self) -> String {
+        let mut text = self.core.metrics.text();
+        text.push_str(&crate::streams::metrics(&self.core));
+        text.push_str(&format!(
+            "# TYPE fetchbox_hub_outbox_bytes gauge\nfetchbox_hub_outbox_bytes {}\n# TYPE fetchbox_hub_full gauge\nfetchbox_hub_full {}\n",
+            self.core.outbox_bytes.load(Ordering::Relaxed),
+            u8::from(self.core.full.load(Ordering::Relaxed))
+        ));
+        text
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.shutdown();
+        self.core.upkeep.close();
+        self.core.manifests.close();
+        for thread in self.background.lock().drain(..) {
+            // A panic there has been reported already.
+            let _ = thread.join();
+        }
+        self.core.close();
+        if let Some(writer) = self.writer.lock().take() {
+            let _ = writer.join();
+        }
+        // Reads that are under way still hold the database open; whoever opens it next should not meet them.
+        let begun = std::time::Instant::now();
+        while Arc::strong_count(&self.core) > 1 && begun.elapsed() < LAST_READS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// A panicking writer acknowledges nothing any more; the process must know.
+struct DieOnPanic(Arc<Core>);
+
+impl Drop for DieOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.die("the writer panicked".to_owned());
+        }
+    }
+}

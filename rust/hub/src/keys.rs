@@ -1,0 +1,156 @@
+//! The keys of `meta` and `index`. Numbers are big-endian, so that ranges are in order.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use fetchbox_model::message::JobState;
+use sha2::{Digest, Sha256};
+
+use crate::job::{JobId, JobRecord};
+
+/// Sequence of the last commit.
+pub const SEQUENCE: &[u8] = b"sequence";
+/// What the database was created with, JSON.
+pub const FORMAT: &[u8] = b"format";
+/// Sums over all jobs.
+pub const TOTALS: &[u8] = b"totals";
+/// Sequence below which manifests are written.
+pub const MANIFEST_HEAD: &[u8] = b"manifest-head";
+/// Sequence below which the outbox is published, and the bytes above.
+pub const OUTBOX: &[u8] = b"outbox";
+/// The outbox stands in the log as if it were a topic of this number with one partition.
+pub const OUTBOX_TOPIC: u8 = 0xf0;
+
+fn numbered(kind: u8, topic: u8, partition: u32, group: &str) -> Bytes {
+    let mut key = BytesMut::with_capacity(4 + group.len());
+    key.put_u8(kind);
+    key.put_u8(topic);
+    key.put_u16(partition as u16);
+    key.put_slice(group.as_bytes());
+    key.freeze()
+}
+
+/// Next offset of a partition.
+pub fn next(topic: u8, partition: u32) -> Bytes {
+    numbered(b'n', topic, partition, "")
+}
+
+/// First offset that a partition still holds.
+pub fn start(topic: u8, partition: u32) -> Bytes {
+    numbered(b'h', topic, partition, "")
+}
+
+/// Committed offset of a group.
+pub fn committed(topic: u8, partition: u32, group: &str) -> Bytes {
+    numbered(b'c', topic, partition, group)
+}
+
+/// Topic, partition and group of a [`committed`] key.
+pub fn parse_committed(key: &[u8]) -> Option<(u8, u32, String)> {
+    let (head, group) = key.split_at_checked(4)?;
+    (head[0] == b'c').then(|| (head[1], u32::from(u16::from_be_bytes([head[2], head[3]])), String::from_utf8_lossy(group).into_owned()))
+}
+
+/// A reservation. Hashed, because callers choose its parts.
+pub fn reservation(tenant: &str, job_type: &str, key: &str) -> Bytes {
+    let mut hash = Sha256::new();
+    for part in [tenant, job_type, key] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let mut bytes = BytesMut::with_capacity(33);
+    bytes.put_u8(b'r');
+    bytes.put_slice(&hash.finalize());
+    bytes.freeze()
+}
+
+/// One order of jobs by time of creation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listing {
+    /// Jobs with something pending.
+    Active,
+    /// Settled jobs of that state.
+    Settled(JobState),
+    /// Of a tenant.
+    Tenant(String),
+    /// Of a job type.
+    JobType(String),
+    /// Of a crawl.
+    Crawl(String),
+}
+
+impl Listing {
+    /// What all keys of this listing begin with.
+    pub fn prefix(&self) -> BytesMut {
+        let mut key = BytesMut::new();
+        let named = |key: &mut BytesMut, kind: u8, name: &str| {
+            key.put_u8(kind);
+            key.put_u32(name.len() as u32);
+            key.put_slice(name.as_bytes());
+        };
+        match self {
+            Listing::Active => key.put_u8(b'a'),
+            Listing::Settled(state) => {
+                key.put_u8(b's');
+                key.put_u8(*state as u8);
+            }
+            Listing::Tenant(name) => named(&mut key, b't', name),
+            Listing::JobType(name) => named(&mut key, b'y', name),
+            Listing::Crawl(name) => named(&mut key, b'w', name),
+        }
+        key
+    }
+
+    /// The key of a job in this listing.
+    pub fn key(&self, created_ms: u64, id: &JobId) -> Bytes {
+        let mut key = self.prefix();
+        key.put_u64(created_ms);
+        key.put_slice(id);
+        key.freeze()
+    }
+}
+
+/// Time of creation and id at the end of a listing's key.
+pub fn parse_listed(key: &[u8]) -> Option<(u64, JobId)> {
+    let tail = key.get(key.len().checked_sub(24)?..)?;
+    Some((u64::from_be_bytes(tail[..8].try_into().ok()?), tail[8..].try_into().ok()?))
+}
+
+/// The listing that a job's state puts it into.
+pub fn state_listing(job: &JobRecord) -> Listing {
+    if job.finished_ms == 0 { Listing::Active } else { Listing::Settled(job.state()) }
+}
+
+/// The listings that a job is in for life.
+pub fn fixed_listings(job: &JobRecord) -> Vec<Listing> {
+    let facts = &job.facts;
+    let mut listings = vec![Listing::Tenant(facts.tenant.clone()), Listing::JobType(facts.job_type.clone())];
+    if !facts.crawl_id.is_empty() {
+        listings.push(Listing::Crawl(facts.crawl_id.clone()));
+    }
+    listings
+}
+
+/// A stored number; 0 for anything else.
+pub fn number(value: Option<&[u8]>) -> u64 {
+    value.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listings_are_ordered_by_time_and_do_not_run_into_each_other() {
+        let a = Listing::Tenant("a".into());
+        let ab = Listing::Tenant("ab".into());
+        assert!(a.key(1, &[9; 16]) < a.key(2, &[0; 16]));
+        assert!(!ab.key(0, &[0; 16]).starts_with(&a.prefix()));
+        assert_eq!(parse_listed(&ab.key(7, &[3; 16])), Some((7, [3; 16])));
+        assert_eq!(parse_listed(b"short"), None);
+    }
+
+    #[test]
+    fn reservations_of_different_parts_differ() {
+        assert_ne!(reservation("a", "b", "c"), reservation("ab", "", "c"));
+        assert_eq!(parse_committed(&committed(1, 63, "workers")), Some((1, 63, "workers".into())));
+    }
+}

@@ -1,0 +1,223 @@
+//! Appends of workers, and the projection of their outcomes onto the ledger, both in the same commit.
+
+use bytes::Bytes;
+use fail::fail_point;
+use fetchbox_model::batch;
+use fetchbox_model::message::{JobState, ResourceState};
+use fetchbox_model::stream::Topic;
+use prost::Message;
+
+use crate::config::Broker;
+use crate::core::read_failed;
+use crate::db::Space;
+use crate::error::HubError;
+use crate::frame::{AppendReply, AppendRequest, Commit, Entry};
+use crate::job::{JobId, LastError, Verdict, parse_id, state_name};
+use crate::keys;
+use crate::outcome::{self, OutcomePart, StatusPart};
+use crate::record::Part;
+use crate::writer::Writer;
+
+/// Longest error message that a job's record keeps, bytes; the outcome has all of it.
+const MESSAGE_BYTES: usize = 500;
+
+impl Writer {
+    /// Appends, projects and commits offsets: checked first, so that a bad request changes nothing.
+    pub(crate) fn append_request(&mut self, request: AppendRequest) -> Result<AppendReply, HubError> {
+        self.core.check_space()?;
+        let external = self.core.config.broker == Broker::External;
+        let mut statuses = Vec::new();
+        for entry in &request.entries {
+            if let Some(decoded) = self.check_entry(entry)? {
+                statuses.push(decoded);
+            }
+        }
+        let mut offsets = Vec::with_capacity(request.entries.len());
+        let mut statuses = statuses.into_iter();
+        for entry in request.entries {
+            let Some(topic) = topic_of(entry.topic) else { continue };
+            let part = Part { count: entry.count, target: entry.target_partition, bytes: entry.bytes };
+            // With an external broker the streams live there; what arrives here has been read from it.
+            offsets.push(if external { 0 } else { self.append(topic, entry.partition, part) });
+            if topic == Topic::Status {
+                for status in statuses.next().unwrap_or_default() {
+                    self.project(status)?;
+                }
+            }
+        }
+        self.commit_offsets(&request.member, &request.commits);
+        Ok(AppendReply { offsets })
+    }
+
+    /// Checks an entry; the statuses of one for `jobs.status`.
+    fn check_entry(&self, entry: &Entry) -> Result<Option<Vec<StatusPart>>, HubError> {
+        let invalid = |what: String| Err(HubError::Invalid(what));
+        let Some(topic) = topic_of(entry.topic) else { return invalid(format!("there is no topic {}", entry.topic)) };
+        if entry.partition >= self.core.partitions(topic) {
+            return invalid(format!("{} has no partition {}", topic.name(), entry.partition));
+        }
+        if entry.count == 0 || batch::count(&entry.bytes) != Ok(entry.count) {
+            return invalid(format!("a batch for {} does not hold as many messages as it says", topic.name()));
+        }
+        match (topic, entry.target_partition) {
+            (Topic::Retry, Some(target)) if target < self.core.task_partitions => Ok(None),
+            (Topic::Retry, _) => invalid("a batch for jobs.retry needs a target partition of jobs.tasks".into()),
+            (Topic::Status, _) => {
+                let unreadable =
+                    |error: &dyn std::fmt::Display| HubError::Invalid(format!("a batch for jobs.status cannot be read: {error}"));
+                let messages = batch::unpack(&entry.bytes).map_err(|error| unreadable(&error))?;
+                messages.into_iter().map(|m| StatusPart::decode(m).map_err(|error| unreadable(&error))).collect::<Result<_, _>>().map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Applies the outcomes of one job.
+    fn project(&mut self, status: StatusPart) -> Result<(), HubError> {
+        fail_point!("hub::projection::before");
+        let metrics = std::sync::Arc::clone(&self.core);
+        let metrics = &metrics.metrics;
+        let now_ms = self.stage.now_ms;
+        let Some(id) = parse_id(&status.job_id) else {
+            metrics.unknown.add(status.outcomes.len() as u64);
+            return Ok(());
+        };
+        let mut totals = self.totals;
+        let Some(job) = self.job(&id)? else {
+            metrics.unknown.add(status.outcomes.len() as u64);
+            return Ok(());
+        };
+        if !job.record.started && status.state == JobState::InProgress as i32 {
+            job.record.started = true;
+            job.changed = true;
+        }
+        let mut again = Vec::new();
+        for raw in status.outcomes {
+            let Ok(part) = OutcomePart::decode(raw.clone()) else {
+                metrics.unknown.add(1);
+                continue;
+            };
+            let state = part.state();
+            match job.record.judge(part.index, part.generation, state) {
+                Verdict::Counts => {
+                    job.record.settle(part.index, state, part.size);
+                    totals.count(state, part.size);
+                    if let (Some(digests), ResourceState::Stored) = (&mut job.digests, state) {
+                        digests.insert(part.index, part.sha256.clone());
+                    }
+                    if state == ResourceState::Failed {
+                        job.record.last_error = Some(last_error(part));
+                    }
+                    job.record.updated_ms = now_ms;
+                    job.changed = true;
+                    job.outcomes.push(raw);
+                }
+                Verdict::Duplicate => {
+                    metrics.duplicate.add(1);
+                    if state == ResourceState::Stored {
+                        again.push((part, raw));
+                    }
+                }
+                Verdict::Stale => metrics.stale.add(1),
+                Verdict::Unknown => metrics.unknown.add(1),
+            }
+        }
+        let finished = job.changed && job.record.counts.pending() == 0 && job.record.finished_ms == 0;
+        self.totals = totals;
+        for (part, raw) in again {
+            self.describe_again(&id, part, raw)?;
+        }
+        if finished {
+            self.settle(&id);
+        }
+        fail_point!("hub::projection::after");
+        Ok(())
+    }
+
+    /// A second `stored` changes no count; when the object's content is another now, the ledger describes what is there.
+    fn describe_again(&mut self, id: &JobId, part: OutcomePart, raw: Bytes) -> Result<(), HubError> {
+        let core = std::sync::Arc::clone(&self.core);
+        let Some(job) = self.job(id)? else { return Ok(()) };
+        if job.digests.is_none() {
+            let stored = outcome::stored(&core.db.view(), id).map_err(read_failed)?;
+            job.digests = Some(outcome::digests(stored.into_iter().chain(job.outcomes.iter().cloned())));
+        }
+        let before = job.digests.as_mut().and_then(|digests| digests.get_mut(&part.index));
+        if let Some(before) = before
+            && *before != part.sha256
+        {
+            *before = part.sha256;
+            job.outcomes.push(raw);
+            job.changed = true;
+        }
+        Ok(())
+    }
+
+    /// Nothing of the job is pending any more: event, log and the time go with the last outcome.
+    pub(crate) fn settle(&mut self, id: &JobId) {
+        let now_ms = self.stage.now_ms;
+        let Some(job) = self.stage.jobs.get_mut(id) else { return };
+        job.changed = true;
+        job.record.finished_ms = now_ms.max(1);
+        job.record.updated_ms = now_ms;
+        let record = job.record.clone();
+        let counts = record.counts;
+        fail_point!("hub::event::before");
+        self.publish_status(Topic::Events, &record.status(now_ms));
+        let fields = [
+            ("state", state_name(record.state()).to_owned()),
+            ("stored", counts.stored.to_string()),
+            ("reused", counts.reused.to_string()),
+            ("filtered", counts.filtered.to_string()),
+            ("failed", counts.failed.to_string()),
+            ("cancelled", counts.cancelled.to_string()),
+        ];
+        let (_, offset) = self.publish_log(&record, "settled", &fields);
+        if let Some(job) = self.stage.jobs.get_mut(id) {
+            job.record.log_end = offset + 1;
+        }
+    }
+
+    /// Moves the offsets of partitions that the member owns, and only forward.
+    fn commit_offsets(&mut self, member: &str, commits: &[Commit]) {
+        let core = std::sync::Arc::clone(&self.core);
+        for commit in commits {
+            let Some(topic) = topic_of(commit.topic) else { continue };
+            let groups = core.groups.lock();
+            let owns = groups.get(&(topic as u8, commit.group.clone())).is_some_and(|group| group.owns(member, commit.partition));
+            drop(groups);
+            if !owns || commit.offset > self.next_offset(topic, commit.partition) {
+                core.metrics.ignored_commits.add(1);
+                continue;
+            }
+            self.set_committed(topic, &commit.group, commit.partition, commit.offset);
+        }
+    }
+
+    /// Sets a group's committed offset, forward only.
+    ///
+    /// Readers may see it before the commit is durable: a crash in between only delivers again.
+    pub(crate) fn set_committed(&mut self, topic: Topic, group: &str, partition: u32, offset: u64) {
+        let mut committed = self.core.committed.write();
+        let current = committed.entry((topic as u8, group.to_owned())).or_default().entry(partition).or_default();
+        if offset > *current {
+            *current = offset;
+            drop(committed);
+            self.stage.put(Space::Meta, keys::committed(topic as u8, partition, group), offset.to_be_bytes().to_vec());
+        }
+    }
+}
+
+fn last_error(part: OutcomePart) -> LastError {
+    let mut message = part.message;
+    if message.len() > MESSAGE_BYTES {
+        let end = (0..=MESSAGE_BYTES).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+        message.truncate(end);
+    }
+    LastError { code: part.code, message, resource_id: part.resource_id, resource_index: part.index, http_status: part.http_status }
+}
+
+/// The topic of a number on the wire.
+pub fn topic_of(id: u32) -> Option<Topic> {
+    u8::try_from(id).ok().and_then(Topic::from_id)
+}

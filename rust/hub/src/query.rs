@@ -1,0 +1,161 @@
+//! Questions to the ledger: JSON in, JSON out, exactly as the api answers them.
+
+use fetchbox_model::message::JobState;
+use fetchbox_model::stream::Topic;
+use prost::Message;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::accept::ManifestBlob;
+use crate::clock::rfc3339;
+use crate::core::{Core, WORKERS, read_failed};
+use crate::db::{Space, View};
+use crate::error::HubError;
+use crate::job::{JobId, JobRecord, parse_id, state_name};
+use crate::{query_jobs, query_logs, query_resources, streams};
+
+/// Which job, and whose.
+#[derive(Debug, Deserialize)]
+pub struct OneJob {
+    /// UUID.
+    pub job_id: String,
+    /// Only a job of this tenant is found.
+    #[serde(default)]
+    pub tenant: Option<String>,
+}
+
+/// Answers a question by name.
+pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubError> {
+    let value = match name {
+        "job" => {
+            let one: OneJob = parse(params)?;
+            job_json(&find(&core.db.view(), &one)?.1)
+        }
+        "jobs" => query_jobs::list(core, parse(params)?)?,
+        "resources" => query_resources::list(core, parse(params)?)?,
+        "receipt" => query_resources::receipt(core, &parse(params)?)?,
+        "manifest" => manifest(core, &parse(params)?)?,
+        "facts" => facts(core, &parse(params)?)?,
+        "logs" => query_logs::list(core, parse(params)?)?,
+        "topics" => streams::topics(core),
+        "health" => health(core),
+        other => return Err(HubError::Invalid(format!("there is no question {other}"))),
+    };
+    serde_json::to_vec(&value).map_err(|error| HubError::Invalid(format!("the answer cannot be written: {error}")))
+}
+
+fn parse<T: DeserializeOwned>(params: &[u8]) -> Result<T, HubError> {
+    let params = if params.is_empty() { b"{}" } else { params };
+    serde_json::from_slice(params).map_err(|error| HubError::refused("INVALID_PAYLOAD", format!("the parameters are not valid: {error}")))
+}
+
+/// The job of a question, or `NOT_FOUND`.
+pub fn find(view: &View<'_>, one: &OneJob) -> Result<(JobId, JobRecord), HubError> {
+    let missing = || HubError::not_found("the job").about(&one.job_id);
+    let id = parse_id(&one.job_id).ok_or_else(missing)?;
+    let raw = view.get(Space::Jobs, &id).map_err(read_failed)?.ok_or_else(missing)?;
+    let record =
+        JobRecord::decode(raw).map_err(|error| HubError::Fatal(format!("the record of job {} is damaged: {error}", one.job_id)))?;
+    if one.tenant.as_ref().is_some_and(|tenant| *tenant != record.facts.tenant) {
+        return Err(missing());
+    }
+    Ok((id, record))
+}
+
+/// Text, or null for none.
+pub fn text(value: &str) -> Value {
+    if value.is_empty() { Value::Null } else { value.into() }
+}
+
+/// A job as operators see it.
+pub fn job_json(job: &JobRecord) -> Value {
+    let (facts, counts) = (&job.facts, &job.counts);
+    let last_error = job.last_error.as_ref().map(|error| {
+        let context = json!({"resource_id": error.resource_id, "resource_index": error.resource_index, "http_status": error.http_status});
+        json!({"code": error.code, "message": error.message, "context": context})
+    });
+    json!({
+        "job_id": facts.job_id,
+        "job_type": facts.job_type,
+        "tenant": facts.tenant,
+        "status": state_name(job.state()),
+        "created_at": rfc3339(facts.created_ms),
+        "updated_at": rfc3339(job.updated_ms.max(facts.created_ms)),
+        "finished_at": if job.finished_ms == 0 { None } else { rfc3339(job.finished_ms.max(facts.created_ms)) },
+        "resource_total": counts.total,
+        "resource_completed": counts.stored,
+        "resource_reused": counts.reused,
+        "resource_filtered": counts.filtered,
+        "resource_failed": counts.failed,
+        "resource_cancelled": counts.cancelled,
+        "resource_pending": counts.pending(),
+        "bytes_stored": counts.bytes_stored,
+        "manifest_key": facts.manifest_key,
+        "log_cursor": {"stream": Topic::Logs.name(), "partition": job.log_partition, "offset": job.log_offset},
+        "last_error": last_error,
+        "origin": "api",
+        "crawl_id": text(&facts.crawl_id),
+        "priority": text(&facts.priority),
+        "trace_id": text(&facts.trace_id),
+    })
+}
+
+/// What finishing a job needs and nobody else may see.
+fn facts(core: &Core, one: &OneJob) -> Result<Value, HubError> {
+    let (_, job) = find(&core.db.view(), one)?;
+    let mut value = job_json(&job);
+    if let Some(object) = value.as_object_mut() {
+        object.insert("callback_url".to_owned(), text(&job.facts.callback_url));
+    }
+    Ok(value)
+}
+
+fn manifest(core: &Core, one: &OneJob) -> Result<Value, HubError> {
+    let view = core.db.view();
+    let (_, job) = find(&view, one)?;
+    let blob = match job.manifest_blob {
+        0 => None,
+        sequence => view.get(Space::Manifests, &(sequence - 1).to_be_bytes()).map_err(read_failed)?,
+    };
+    let body = match blob {
+        // Written to the store already.
+        None => None,
+        Some(raw) => {
+            let blob = ManifestBlob::decode(raw).map_err(|error| HubError::Fatal(format!("a manifest is damaged: {error}")))?;
+            Some(String::from_utf8_lossy(&blob.body()?).into_owned())
+        }
+    };
+    Ok(json!({"manifest_key": job.facts.manifest_key, "body": body}))
+}
+
+fn health(core: &Core) -> Value {
+    let component = |trouble: Option<String>| match trouble {
+        None => json!({"status": "ok"}),
+        Some(reason) => json!({"status": "degraded", "reason": reason}),
+    };
+    let full = core.full.load(std::sync::atomic::Ordering::Relaxed);
+    let dead = core.fatal.borrow().clone();
+    let outbox = core.outbox_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    let behind = outbox >= core.config.outbox_max_bytes;
+    let ledger = dead.or_else(|| full.then(|| "the ledger's disk is full".to_owned()));
+    let storage = core.manifest_trouble.lock().clone();
+    let workers = core.groups.lock().get(&(Topic::Tasks as u8, WORKERS.to_owned())).map_or(0, |group| group.members().len());
+    let degraded = ledger.is_some() || storage.is_some() || behind;
+    json!({
+        "status": if degraded { "degraded" } else { "ok" },
+        "components": {
+            "hub": component(ledger),
+            "broker": component(behind.then(|| "the outbox is full".to_owned())),
+            "storage": component(storage),
+        },
+        "workers": workers,
+        "outbox_bytes": outbox,
+    })
+}
+
+/// The state of a name in a filter.
+pub fn parse_state(name: &str) -> Option<JobState> {
+    use JobState::{Cancelled, Completed, Failed, InProgress, Partial, Queued};
+    [Queued, InProgress, Partial, Completed, Failed, Cancelled].into_iter().find(|state| state_name(*state) == name)
+}

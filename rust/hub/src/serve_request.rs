@@ -1,0 +1,234 @@
+//! One request: decoded, done, answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fetchbox_model::stream::Topic;
+use prost::Message;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::core::{Core, read_failed};
+use crate::db::Space;
+use crate::error::HubError;
+use crate::frame::*;
+use crate::group::Group;
+use crate::job::{JobRecord, parse_id};
+use crate::keys::OUTBOX_TOPIC;
+use crate::project::topic_of;
+use crate::query;
+use crate::record;
+use crate::server::Peer;
+use crate::writer::{Command, Reply};
+
+/// How long a reserve waits for another live owner of its key, unless it says otherwise.
+const RESERVE_WAIT: Duration = Duration::from_secs(15);
+/// Longest wait of a long poll.
+const LONGEST_POLL: Duration = Duration::from_secs(60);
+/// Topics that workers append to; tasks and events come from the hub and from operators.
+const WORKER_TOPICS: [Topic; 4] = [Topic::Retry, Topic::Status, Topic::Logs, Topic::Dlq];
+
+/// Does what a frame asks for; the reply's frame.
+pub async fn handle(core: &Arc<Core>, peer: &Peer, id: u64, op: Op, payload: Bytes) -> Result<Bytes, HubError> {
+    let connection = peer.connection;
+    match op {
+        Op::Hello => Err(HubError::Invalid("the connection has greeted already".into())),
+        Op::Reserve => reserve(core, peer, decode(payload)?).await.map(|reply| encode(id, OK, &reply)),
+        Op::Release => {
+            let request = decode(payload)?;
+            ask(core, |reply| Command::Release { request, reply }).await?;
+            Ok(encode(id, OK, &Empty {}))
+        }
+        Op::Accept => {
+            let request = Box::new(decode(payload)?);
+            ask(core, |reply| Command::Accept { request, reply }).await.map(|reply| encode(id, OK, &reply))
+        }
+        Op::Append => {
+            let request: AppendRequest = decode(payload)?;
+            let foreign = |entry: &Entry| topic_of(entry.topic).is_none_or(|topic| !WORKER_TOPICS.contains(&topic));
+            if peer.role == Role::Worker && request.entries.iter().any(foreign) {
+                return Err(HubError::refused("FORBIDDEN", "workers append to jobs.retry, jobs.status, jobs.logs and jobs.dlq only"));
+            }
+            ask(core, |reply| Command::Append { request, reply }).await.map(|reply| encode(id, OK, &reply))
+        }
+        Op::Join | Op::Leave | Op::ReleasePartitions => member(core, connection, op, &decode(payload)?).map(|reply| encode(id, OK, &reply)),
+        Op::Poll => poll(core, decode(payload)?).await.map(|reply| encode(id, OK, &reply)),
+        Op::Settled => {
+            let request: SettledRequest = decode(payload)?;
+            read(core, move |core| settled(core, request)).await.map(|reply| encode(id, OK, &reply))
+        }
+        Op::Cancel => {
+            let request: CancelRequest = decode(payload)?;
+            let params = serde_json::to_vec(&request).unwrap_or_default();
+            ask(core, |reply| Command::Cancel { request, reply }).await?;
+            let body = read(core, move |core| query::answer(core, "job", &params)).await?;
+            Ok(encode(id, OK, &BytesReply { body: body.into() }))
+        }
+        Op::Query => {
+            let request: QueryRequest = decode(payload)?;
+            let body = read(core, move |core| query::answer(core, &request.name, &request.params)).await?;
+            Ok(encode(id, OK, &BytesReply { body: body.into() }))
+        }
+        Op::OutboxPeek => outbox_peek(core, decode(payload)?).await.map(|reply| encode(id, OK, &reply)),
+        Op::OutboxDone => {
+            let OutboxDoneRequest { up_to } = decode(payload)?;
+            ask(core, |reply| Command::OutboxDone { up_to, reply }).await?;
+            Ok(encode(id, OK, &Empty {}))
+        }
+    }
+}
+
+fn decode<M: Message + Default>(payload: Bytes) -> Result<M, HubError> {
+    M::decode(payload).map_err(|error| HubError::Invalid(format!("the request cannot be read: {error}")))
+}
+
+fn closing() -> HubError {
+    HubError::Unavailable("the hub is closing".into())
+}
+
+async fn ask<T>(core: &Core, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, HubError> {
+    if let Some(dead) = core.dead() {
+        return Err(dead);
+    }
+    let (reply, answer) = oneshot::channel();
+    core.commands.send(command(reply)).await.map_err(|_| closing())?;
+    answer.await.map_err(|_| closing())?
+}
+
+/// Reads of the database may wait for the disk: never on the runtime's own threads.
+async fn read<T: Send + 'static>(
+    core: &Arc<Core>,
+    work: impl FnOnce(&Core) -> Result<T, HubError> + Send + 'static,
+) -> Result<T, HubError> {
+    let core = Arc::clone(core);
+    tokio::task::spawn_blocking(move || work(&core))
+        .await
+        .map_err(|error| HubError::Unavailable(format!("a read was given up: {error}")))?
+}
+
+async fn reserve(core: &Core, peer: &Peer, request: ReserveRequest) -> Result<ReserveReply, HubError> {
+    let wait = if request.wait_ms == 0 { RESERVE_WAIT } else { Duration::from_millis(request.wait_ms.into()) };
+    let connection = peer.connection;
+    let busy = |_| HubError::refused("HUB_UNAVAILABLE", "another post with this key is still under way").after_ms(1000);
+    tokio::time::timeout(wait, ask(core, |reply| Command::Reserve { request, connection, reply })).await.map_err(busy)?
+}
+
+fn topic(id: u32) -> Result<Topic, HubError> {
+    topic_of(id).ok_or_else(|| HubError::Invalid(format!("there is no topic {id}")))
+}
+
+fn assignment(core: &Core, topic: Topic, group: &str, of: &Group, member: &str) -> Assignment {
+    let owned = |(partition, revoking)| Owned { partition, revoking, committed: core.committed(topic, group, partition) };
+    Assignment { epoch: of.epoch(member).unwrap_or(0), partitions: of.owned(member).into_iter().map(owned).collect() }
+}
+
+fn member(core: &Core, connection: u64, op: Op, request: &JoinRequest) -> Result<Assignment, HubError> {
+    let topic = topic(request.topic)?;
+    if request.member.is_empty() || request.group.is_empty() {
+        return Err(HubError::Invalid("a member needs a group and a name".into()));
+    }
+    let now = core.clock.elapsed();
+    let mut groups = core.groups.lock();
+    let group = groups.entry((topic as u8, request.group.clone())).or_insert_with(|| Group::new(core.partitions(topic)));
+    match op {
+        Op::Join => group.join(&request.member, connection, &request.partitions, now),
+        Op::Leave => group.leave(&request.member, connection, now),
+        _ => group.release(&request.member, &request.partitions, now),
+    }
+    let answer = assignment(core, topic, &request.group, group, &request.member);
+    drop(groups);
+    core.wake(topic);
+    Ok(answer)
+}
+
+async fn poll(core: &Arc<Core>, mut request: PollRequest) -> Result<PollReply, HubError> {
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    let topic = topic(request.topic)?;
+    let deadline = Instant::now() + Duration::from_millis(request.wait_ms.into()).min(LONGEST_POLL);
+    let mut wake = core.wake[topic as usize].subscribe();
+    if !request.positions.is_empty() {
+        // Limits cut at the end: everybody is first once in a while.
+        let turn = TURN.fetch_add(1, Ordering::Relaxed) % request.positions.len();
+        request.positions.rotate_left(turn);
+    }
+    loop {
+        wake.mark_unchanged();
+        {
+            let groups = core.groups.lock();
+            let group = groups.get(&(topic as u8, request.group.clone()));
+            let Some((group, epoch)) = group.and_then(|group| Some((group, group.epoch(&request.member)?))) else {
+                return Err(HubError::refused("NOT_A_MEMBER", format!("{} has not joined {}", request.member, request.group)));
+            };
+            if epoch != request.epoch {
+                let assignment = assignment(core, topic, &request.group, group, &request.member);
+                return Ok(PollReply { assignment: Some(assignment), batches: Vec::new() });
+            }
+            request.positions.retain(|position| group.owns(&request.member, position.partition));
+        }
+        if request.positions.iter().any(|position| position.next_offset < core.next.get(topic, position.partition)) {
+            let (positions, messages, bytes) = (request.positions.clone(), request.max_messages, request.max_bytes);
+            let batches = read(core, move |core| crate::log::poll(core, topic, &positions, messages, bytes).map_err(read_failed)).await?;
+            if !batches.is_empty() {
+                return Ok(PollReply { assignment: None, batches });
+            }
+        }
+        match tokio::time::timeout_at(deadline, wake.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(closing()),
+            Err(_) => return Ok(PollReply::default()),
+        }
+    }
+}
+
+fn settled(core: &Core, request: SettledRequest) -> Result<SettledReply, HubError> {
+    let one = |job_id: String| {
+        let record = match parse_id(&job_id) {
+            Some(id) => core.db.get(Space::Jobs, &id).map_err(read_failed)?,
+            None => None,
+        };
+        let Some(raw) = record else { return Ok(JobSettled { job_id, ..Default::default() }) };
+        let record = JobRecord::decode(raw).map_err(|error| HubError::Fatal(format!("the record of job {job_id} is damaged: {error}")))?;
+        let all = record.counts.pending() == 0;
+        Ok(JobSettled { job_id, known: true, all, bitmap: record.bitmap.into(), generations: record.generations })
+    };
+    Ok(SettledReply { jobs: request.job_ids.into_iter().map(one).collect::<Result<_, HubError>>()? })
+}
+
+async fn outbox_peek(core: &Arc<Core>, request: OutboxPeekRequest) -> Result<OutboxPeekReply, HubError> {
+    let deadline = Instant::now() + Duration::from_millis(request.wait_ms.into()).min(LONGEST_POLL);
+    let mut wake = core.outbox_wake.subscribe();
+    loop {
+        wake.mark_unchanged();
+        let items = read(core, move |core| outbox(core, request)).await?;
+        if !items.is_empty() {
+            return Ok(OutboxPeekReply { items });
+        }
+        match tokio::time::timeout_at(deadline, wake.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(closing()),
+            Err(_) => return Ok(OutboxPeekReply::default()),
+        }
+    }
+}
+
+fn outbox(core: &Core, request: OutboxPeekRequest) -> Result<Vec<OutboxItem>, HubError> {
+    let state = core.db.get(Space::Meta, crate::keys::OUTBOX).map_err(read_failed)?.unwrap_or_default();
+    let (_, done, _) = crate::upkeep::parse_outbox_state(&state);
+    // Sequences begin at 1, so that 0 is below all of them.
+    let from = done.max(request.after + 1);
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    for item in core.db.range(Space::Log, &record::key(OUTBOX_TOPIC, 0, from), &record::key(OUTBOX_TOPIC, 0, u64::MAX)) {
+        let (key, value) = item.map_err(read_failed)?;
+        let record = record::decode("the outbox", 0, record::base_of(&key).unwrap_or(0), &value).map_err(read_failed)?;
+        for part in record.parts {
+            bytes += part.bytes.len();
+            items.push(OutboxItem::decode(part.bytes).map_err(|error| HubError::Fatal(format!("the outbox is damaged: {error}")))?);
+        }
+        if bytes >= request.max_bytes as usize {
+            break;
+        }
+    }
+    Ok(items)
+}

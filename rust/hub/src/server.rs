@@ -1,0 +1,213 @@
+//! The hub's door: connections over a Unix socket, many requests of each under way at once.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use prost::Message;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+
+use crate::core::Core;
+use crate::error::HubError;
+use crate::frame::*;
+use crate::serve_request::handle;
+use crate::writer::Command;
+
+/// How long a new connection may take to say who it is.
+const GREETING: Duration = Duration::from_secs(10);
+/// Replies waiting to be written; requests beyond that wait with their answers.
+const REPLIES: usize = 1024;
+/// Requests of one connection under way at once; a client beyond that is not read.
+const IN_FLIGHT: usize = 4096;
+
+/// A connection that has said who it is.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Unique while the hub lives.
+    pub connection: u64,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// Listens until told to stop or until the database failed.
+pub async fn serve(core: Arc<Core>, mut stop: watch::Receiver<bool>) -> Result<(), HubError> {
+    let path = core.config.socket_path.clone();
+    // A socket left by a hub that was killed; the lock says that nobody is behind it.
+    let _ = std::fs::remove_file(&path);
+    let cannot = |error: std::io::Error| HubError::Invalid(format!("cannot listen on {}: {error}", path.display()));
+    let listener = UnixListener::bind(&path).map_err(cannot)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(cannot)?;
+    let fatal = core.fatal.subscribe();
+    let dying = died(fatal);
+    tokio::pin!(dying);
+    let stopping = async move {
+        // An error means that the hub is gone: stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    tokio::pin!(stopping);
+    let mut connections = JoinSet::new();
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let result = loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                if let Ok((stream, _)) = accepted {
+                    connections.spawn(connection(Arc::clone(&core), stream, NEXT.fetch_add(1, Ordering::Relaxed)));
+                } else {
+                    // Out of descriptors: others must close theirs first.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+            Some(_) = connections.join_next() => {}
+            () = &mut stopping => break Ok(()),
+            reason = &mut dying => break Err(HubError::Fatal(reason)),
+        }
+    };
+    let _ = std::fs::remove_file(&path);
+    connections.shutdown().await;
+    result
+}
+
+/// Resolves with the reason when nothing is acknowledged any more.
+async fn died(mut fatal: watch::Receiver<Option<String>>) -> String {
+    let reason = fatal.wait_for(Option::is_some).await.ok().map(|reason| reason.clone().unwrap_or_default());
+    match reason {
+        Some(reason) => reason,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells the writer and the groups when the connection is over, however it ends.
+struct Goodbye {
+    core: Arc<Core>,
+    connection: u64,
+}
+
+impl Drop for Goodbye {
+    fn drop(&mut self) {
+        let now = self.core.clock.elapsed();
+        let mut topics = Vec::new();
+        for ((topic, _), group) in self.core.groups.lock().iter_mut() {
+            if group.disconnect(self.connection, now) {
+                topics.push(*topic);
+            }
+        }
+        for topic in topics.into_iter().filter_map(fetchbox_model::stream::Topic::from_id) {
+            self.core.wake(topic);
+        }
+        // With the queue full a lease runs out instead.
+        let _ = self.core.commands.try_send(Command::Disconnected { connection: self.connection });
+    }
+}
+
+async fn connection(core: Arc<Core>, stream: UnixStream, connection: u64) {
+    let (read, write) = stream.into_split();
+    let codec = |limit| LengthDelimitedCodec::builder().max_frame_length(limit).new_codec();
+    let mut reader = FramedRead::new(read, codec(MAX_GREETING));
+    let mut writer = FramedWrite::new(write, codec(MAX_FRAME));
+    let Ok(Some(Ok(first))) = tokio::time::timeout(GREETING, reader.next()).await else { return };
+    let role = match greeting(&core, first.freeze()) {
+        Ok(role) => role,
+        Err(error) => {
+            // The client may be gone; then it does not need the reason.
+            let _ = writer.send(encode(0, ERROR, &Failure::from(error))).await;
+            return;
+        }
+    };
+    if writer.send(encode(0, OK, &Empty {})).await.is_err() {
+        return;
+    }
+    reader.decoder_mut().set_max_frame_length(MAX_FRAME);
+    let _goodbye = Goodbye { core: Arc::clone(&core), connection };
+    let peer = Peer { connection, role };
+    let (replies, outgoing) = mpsc::channel::<Bytes>(REPLIES);
+    let pushes = core.cancelled.subscribe();
+    tokio::select! {
+        () = read_requests(&core, &peer, reader, replies) => {}
+        () = write_replies(writer, outgoing, pushes) => {}
+    }
+}
+
+fn greeting(core: &Core, frame: Bytes) -> Result<Role, HubError> {
+    let invalid = |what: &str| HubError::Invalid(what.to_owned());
+    let (_, op, payload) = split(frame).ok_or_else(|| invalid("the greeting is too short"))?;
+    if Op::from_id(op) != Some(Op::Hello) {
+        return Err(invalid("the first request is not a greeting"));
+    }
+    let hello = Hello::decode(payload).map_err(|_| invalid("the greeting cannot be read"))?;
+    if hello.protocol != PROTOCOL {
+        return Err(HubError::Invalid(format!("the hub speaks protocol {PROTOCOL}, the client {}: update one of them", hello.protocol)));
+    }
+    if let Some(token) = &core.config.token
+        && !same(token.as_bytes(), hello.token.unwrap_or_default().as_bytes())
+    {
+        return Err(HubError::refused("UNAUTHORIZED", "the hub's token is missing or wrong"));
+    }
+    Role::from_id(hello.role).ok_or_else(|| invalid("there is no such role"))
+}
+
+/// Compares in a time that depends on the lengths alone.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (x, y)| differ | (x ^ y)) == 0
+}
+
+type Reader = FramedRead<tokio::net::unix::OwnedReadHalf, LengthDelimitedCodec>;
+type Writer = FramedWrite<tokio::net::unix::OwnedWriteHalf, LengthDelimitedCodec>;
+
+async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replies: mpsc::Sender<Bytes>) {
+    // Dropped with the connection, which ends what is still under way.
+    let mut requests = JoinSet::new();
+    loop {
+        tokio::select! {
+            frame = reader.next(), if requests.len() < IN_FLIGHT => {
+                let Some(Ok(frame)) = frame else { return };
+                let Some((id, op, payload)) = split(frame.freeze()) else { return };
+                let (core, peer, replies) = (Arc::clone(core), peer.clone(), replies.clone());
+                requests.spawn(async move {
+                    let result = match Op::from_id(op) {
+                        Some(op) if peer.role.may(op) => handle(&core, &peer, id, op, payload).await,
+                        Some(op) => Err(HubError::refused("FORBIDDEN", format!("this connection may not ask for {op:?}"))),
+                        None => Err(HubError::Invalid(format!("there is no op {op}"))),
+                    };
+                    let frame = result.unwrap_or_else(|error| encode(id, ERROR, &Failure::from(error)));
+                    // The connection may be gone.
+                    let _ = replies.send(frame).await;
+                });
+            }
+            Some(_) = requests.join_next() => {}
+        }
+    }
+}
+
+async fn write_replies(mut writer: Writer, mut outgoing: mpsc::Receiver<Bytes>, mut pushes: broadcast::Receiver<String>) {
+    loop {
+        let frame = tokio::select! {
+            frame = outgoing.recv() => match frame {
+                Some(frame) => frame,
+                None => return,
+            },
+            push = pushes.recv() => match push {
+                Ok(cancelled_job_id) => encode(0, PUSH, &PushFrame { cancelled_job_id }),
+                // Whoever missed some learns of them by `settled`.
+                Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+        };
+        if writer.feed(frame).await.is_err() {
+            return;
+        }
+        while let Ok(frame) = outgoing.try_recv() {
+            if writer.feed(frame).await.is_err() {
+                return;
+            }
+        }
+        if SinkExt::<Bytes>::flush(&mut writer).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What one commit is going to change, collected before it is written. Every key is held once; the last change wins.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+
+use crate::db::{Batch, Space};
+use crate::frame::Entry;
+use crate::job::{JobId, JobRecord};
+use crate::keys::{self, Listing};
+use crate::outcome;
+use crate::record::{self, Part};
+
+/// Larger records are split: a reader takes a record as a whole.
+const RECORD_BYTES: usize = 1 << 20;
+
+/// A job that the group has looked at.
+#[derive(Debug)]
+pub struct Touched {
+    /// Its record as it will be.
+    pub record: JobRecord,
+    /// Whether it has to be written.
+    pub changed: bool,
+    /// Where it is listed now; `None` for a new job.
+    pub listed: Option<Listing>,
+    /// Outcomes to add.
+    pub outcomes: Vec<Bytes>,
+    /// Digests of stored resources, once they were needed.
+    pub digests: Option<BTreeMap<u32, Bytes>>,
+}
+
+/// Appends to one partition.
+#[derive(Debug, Default)]
+struct Tail {
+    /// Base offset and batches of each record to write.
+    records: Vec<(u64, Vec<Part>)>,
+    bytes: usize,
+}
+
+/// One group's changes.
+#[derive(Debug, Default)]
+pub struct Stage {
+    /// Wall clock of the group, ms.
+    pub now_ms: u64,
+    /// Sequence it will be committed with.
+    pub sequence: u64,
+    /// Payload bytes collected so far.
+    pub bytes: usize,
+    /// Jobs looked at or changed.
+    pub jobs: HashMap<JobId, Touched>,
+    /// Entries for an external broker.
+    pub outbox: Vec<Entry>,
+    /// Jobs cancelled.
+    pub cancelled: Vec<String>,
+    overlay: HashMap<(Space, Bytes), Option<Bytes>>,
+    tails: BTreeMap<(u8, u32), Tail>,
+}
+
+/// What becomes visible when the commit is durable.
+#[derive(Debug, Default)]
+pub struct Visible {
+    /// Jobs with their records, for the cache.
+    pub jobs: Vec<(JobId, JobRecord)>,
+    /// Jobs that are active from now on, or no more.
+    pub active: Vec<(u64, JobId, bool)>,
+    /// Topics with new records.
+    pub topics: Vec<u8>,
+}
+
+impl Stage {
+    /// An empty group.
+    pub fn new(now_ms: u64, sequence: u64) -> Self {
+        Self { now_ms, sequence, ..Self::default() }
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, space: Space, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        let value = value.into();
+        self.bytes += value.len();
+        self.overlay.insert((space, key.into()), Some(value));
+    }
+
+    /// Deletes a key.
+    pub fn delete(&mut self, space: Space, key: impl Into<Bytes>) {
+        self.overlay.insert((space, key.into()), None);
+    }
+
+    /// What the group did to a key: `None` nothing, `Some(None)` deleted.
+    pub fn staged(&self, space: Space, key: &Bytes) -> Option<Option<Bytes>> {
+        self.overlay.get(&(space, key.clone())).cloned()
+    }
+
+    /// Adds a batch behind everything in its partition, at `base`.
+    pub fn append(&mut self, topic: u8, partition: u32, base: u64, part: Part) {
+        let tail = self.tails.entry((topic, partition)).or_default();
+        self.bytes += part.bytes.len();
+        if tail.records.is_empty() || tail.bytes >= RECORD_BYTES {
+            tail.records.push((base, Vec::new()));
+            tail.bytes = 0;
+        }
+        tail.bytes += part.bytes.len();
+        if let Some((_, parts)) = tail.records.last_mut() {
+            parts.push(part);
+        }
+    }
+
+    /// Batches of a partition that are not in the database yet, with their offsets.
+    pub fn appended(&self, topic: u8, partition: u32) -> Vec<(u64, Part)> {
+        let mut found = Vec::new();
+        for (base, parts) in self.tails.get(&(topic, partition)).map_or(&[][..], |tail| &tail.records) {
+            let mut offset = *base;
+            for part in parts {
+                found.push((offset, part.clone()));
+                offset += u64::from(part.count);
+            }
+        }
+        found
+    }
+
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.overlay.is_empty() && self.tails.is_empty() && self.outbox.is_empty() && self.jobs.values().all(|job| !job.changed)
+    }
+
+    /// The batch to commit, and what to show afterwards.
+    pub fn finish(mut self) -> (Batch, Visible) {
+        let mut visible = Visible::default();
+        for (id, job) in std::mem::take(&mut self.jobs) {
+            if job.changed {
+                self.list(&id, &job, &mut visible);
+                let packed = outcome::pack(&job.outcomes);
+                if let Some(packed) = packed {
+                    self.put(Space::Outcomes, outcome::key(&id, self.sequence), packed);
+                }
+                self.put(Space::Jobs, Bytes::copy_from_slice(&id), prost::Message::encode_to_vec(&job.record));
+            }
+            visible.jobs.push((id, job.record));
+        }
+        let mut batch = Batch::default();
+        for ((topic, partition), tail) in self.tails {
+            for (base, parts) in tail.records {
+                batch.put(Space::Log, record::key(topic, partition, base), record::encode(self.sequence, self.now_ms, &parts));
+            }
+            if visible.topics.last() != Some(&topic) {
+                visible.topics.push(topic);
+            }
+        }
+        for ((space, key), value) in self.overlay {
+            match value {
+                Some(value) => batch.put(space, key, value),
+                None => batch.delete(space, key),
+            }
+        }
+        batch.put(Space::Meta, keys::SEQUENCE, self.sequence.to_be_bytes().to_vec());
+        (batch, visible)
+    }
+
+    fn list(&mut self, id: &JobId, job: &Touched, visible: &mut Visible) {
+        let created = job.record.facts.created_ms;
+        let now = keys::state_listing(&job.record);
+        if job.listed.as_ref() == Some(&now) {
+            return;
+        }
+        match &job.listed {
+            Some(before) => self.delete(Space::Index, before.key(created, id)),
+            None => {
+                for listing in keys::fixed_listings(&job.record) {
+                    self.put(Space::Index, listing.key(created, id), Bytes::new());
+                }
+            }
+        }
+        if job.listed == Some(Listing::Active) || now == Listing::Active {
+            visible.active.push((created, *id, now == Listing::Active));
+        }
+        self.put(Space::Index, now.key(created, id), Bytes::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(count: u32, size: usize) -> Part {
+        Part { count, target: None, bytes: vec![0; size].into() }
+    }
+
+    #[test]
+    fn appends_of_a_group_share_a_record_until_it_is_large() {
+        let mut stage = Stage::default();
+        stage.append(1, 0, 10, part(5, 10));
+        stage.append(1, 0, 15, part(1, RECORD_BYTES));
+        stage.append(1, 0, 16, part(2, 1));
+        let bases: Vec<u64> = stage.tails[&(1, 0)].records.iter().map(|(base, _)| *base).collect();
+        assert_eq!(bases, [10, 16]);
+        let offsets: Vec<u64> = stage.appended(1, 0).into_iter().map(|(offset, _)| offset).collect();
+        assert_eq!(offsets, [10, 15, 16]);
+        assert!(!stage.is_empty() && stage.appended(1, 1).is_empty());
+    }
+
+    #[test]
+    fn a_job_looked_at_is_no_change() {
+        let mut stage = Stage::default();
+        let job = Touched { record: JobRecord::default(), changed: false, listed: None, outcomes: vec![], digests: None };
+        stage.jobs.insert([0; 16], job);
+        assert!(stage.is_empty());
+    }
+}

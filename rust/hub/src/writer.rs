@@ -1,0 +1,403 @@
+//! The one thread that writes: it drains its queue, makes one durable commit of everything in it, then answers everybody.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::Bytes;
+use fail::fail_point;
+use fetchbox_model::message::{JobLog, JobStatus, LogLevel};
+use fetchbox_model::stream::Topic;
+use hashlink::LruCache;
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::{Broker, Durability};
+use crate::core::{Core, read_failed};
+use crate::db::Space;
+use crate::error::HubError;
+use crate::frame::{
+    AcceptReply, AcceptRequest, AppendReply, AppendRequest, CancelRequest, Entry, ReleaseRequest, ReserveReply, ReserveRequest,
+};
+use crate::job::{Counts, JobId, JobRecord};
+use crate::keys;
+use crate::limit::Limits;
+use crate::record::Part;
+use crate::reserve::Owners;
+use crate::stage::{Stage, Touched};
+
+/// A group takes at most this many commands and, once above, no more bytes.
+const GROUP_COMMANDS: usize = 2048;
+const GROUP_BYTES: usize = 8 << 20;
+/// Decoded jobs kept: those that are being worked on.
+const CACHED_JOBS: usize = 20_000;
+
+/// Where an answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T, HubError>>;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Command {
+    Reserve {
+        request: ReserveRequest,
+        connection: u64,
+        reply: Reply<ReserveReply>,
+    },
+    Release {
+        request: ReleaseRequest,
+        reply: Reply<()>,
+    },
+    Accept {
+        request: Box<AcceptRequest>,
+        reply: Reply<AcceptReply>,
+    },
+    Append {
+        request: AppendRequest,
+        reply: Reply<AppendReply>,
+    },
+    Cancel {
+        request: CancelRequest,
+        reply: Reply<()>,
+    },
+    /// A connection is gone, and with it the reservations it was working on.
+    Disconnected {
+        connection: u64,
+    },
+    /// The outbox is published up to and with this sequence.
+    OutboxDone {
+        up_to: u64,
+        reply: Reply<()>,
+    },
+    /// Manifests below this sequence are safely in the store.
+    ManifestsWritten {
+        below: u64,
+        reply: Reply<()>,
+    },
+    /// A retry record is due: its batches go back to `jobs.tasks`.
+    Move {
+        tier: u32,
+        base: u64,
+        parts: Vec<Part>,
+        reply: Reply<()>,
+    },
+    /// Records of a partition go; it starts at `start` then.
+    Trim {
+        topic: Topic,
+        partition: u32,
+        bases: Vec<u64>,
+        start: u64,
+        reply: Reply<()>,
+    },
+    /// The hub closes: the last command.
+    Stop,
+    /// Settled jobs go.
+    Prune {
+        jobs: Vec<JobId>,
+        reply: Reply<()>,
+    },
+}
+
+type Done = Box<dyn FnOnce(Result<(), HubError>) + Send>;
+
+/// The writer's own state: ahead of what readers see by the group in work.
+pub struct Writer {
+    pub(crate) core: Arc<Core>,
+    pub(crate) stage: Stage,
+    pub(crate) owners: Owners,
+    pub(crate) limits: Limits,
+    pub(crate) totals: Counts,
+    pub(crate) manifest_next: u64,
+    pub(crate) new_manifest: bool,
+    pub(crate) outbox_next: u64,
+    pub(crate) outbox_done: u64,
+    pub(crate) outbox_bytes: u64,
+    next: Vec<Vec<u64>>,
+    cache: LruCache<JobId, JobRecord>,
+    sequence: u64,
+    side: File,
+    done: Vec<Done>,
+    stopping: bool,
+}
+
+/// What the writer starts from.
+#[allow(missing_docs)]
+pub struct Start {
+    pub sequence: u64,
+    pub totals: Counts,
+    pub manifest_next: u64,
+    pub outbox: (u64, u64, u64),
+    pub side: File,
+}
+
+impl Writer {
+    /// A writer that goes on where the database ends.
+    pub fn new(core: Arc<Core>, start: Start) -> Self {
+        let offsets = |topic: Topic| (0..core.partitions(topic)).map(|partition| core.next.get(topic, partition)).collect();
+        let next = std::iter::once(Vec::new()).chain(Topic::ALL.into_iter().map(offsets)).collect();
+        let (outbox_next, outbox_done, outbox_bytes) = start.outbox;
+        Self {
+            stage: Stage::default(),
+            owners: Owners::default(),
+            limits: Limits::default(),
+            totals: start.totals,
+            manifest_next: start.manifest_next,
+            new_manifest: false,
+            // From 1, so that a reader that has seen nothing can say 0.
+            outbox_next: outbox_next.max(1),
+            outbox_done,
+            outbox_bytes,
+            next,
+            cache: LruCache::new(CACHED_JOBS),
+            sequence: start.sequence,
+            side: start.side,
+            done: Vec::new(),
+            stopping: false,
+            core,
+        }
+    }
+
+    /// Works until the queue is closed. After a failed commit it only refuses.
+    pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(first) = commands.blocking_recv() {
+            self.stage = Stage::new(self.core.clock.now_ms(), self.sequence + 1);
+            let totals = self.totals;
+            self.apply(first);
+            for _ in 1..GROUP_COMMANDS {
+                if self.stage.bytes >= GROUP_BYTES {
+                    break;
+                }
+                match commands.try_recv() {
+                    Ok(command) => self.apply(command),
+                    Err(_) => break,
+                }
+            }
+            if self.totals != totals {
+                self.stage.put(Space::Meta, keys::TOTALS, self.totals.encode_to_vec());
+            }
+            let result = self.commit();
+            for done in self.done.drain(..) {
+                done(result.clone());
+            }
+            if self.stopping {
+                return;
+            }
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Reserve { request, connection, reply } => self.reserve(request, connection, reply),
+            Command::Release { request, reply } => {
+                let result = self.release(&request);
+                self.answer(reply, result);
+            }
+            Command::Accept { request, reply } => {
+                let result = self.accept(*request);
+                self.answer(reply, result);
+            }
+            Command::Append { request, reply } => {
+                let result = self.append_request(request);
+                self.answer(reply, result);
+            }
+            Command::Cancel { request, reply } => {
+                let result = self.cancel(&request);
+                self.answer(reply, result);
+            }
+            Command::Disconnected { connection } => self.disconnected(connection),
+            Command::OutboxDone { up_to, reply } => {
+                let result = self.outbox_published(up_to);
+                self.answer(reply, result);
+            }
+            Command::ManifestsWritten { below, reply } => {
+                let result = self.manifests_written(below);
+                self.answer(reply, result);
+            }
+            Command::Move { tier, base, parts, reply } => {
+                let result = self.move_retries(tier, base, parts);
+                self.answer(reply, result);
+            }
+            Command::Trim { topic, partition, bases, start, reply } => {
+                self.trim(topic, partition, bases, start);
+                self.answer(reply, Ok(()));
+            }
+            Command::Stop => self.stopping = true,
+            Command::Prune { jobs, reply } => {
+                let result = self.prune(&jobs);
+                self.answer(reply, result);
+            }
+        }
+    }
+
+    /// Answers when the group is durable, also a refusal: it may speak of something in the same group.
+    pub(crate) fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, result: Result<T, HubError>) {
+        if let Err(HubError::Fatal(reason)) = &result {
+            self.core.die(reason.clone());
+        }
+        // The caller may be gone.
+        self.done.push(Box::new(move |committed| drop(reply.send(committed.and(result)))));
+    }
+
+    fn commit(&mut self) -> Result<(), HubError> {
+        if let Some(dead) = self.core.dead() {
+            return Err(dead);
+        }
+        if self.stage.is_empty() {
+            for (id, job) in std::mem::take(&mut self.stage.jobs) {
+                self.cache.insert(id, job.record);
+            }
+            return Ok(());
+        }
+        let mut stage = std::mem::take(&mut self.stage);
+        let (cancelled, outbox) = (std::mem::take(&mut stage.cancelled), std::mem::take(&mut stage.outbox));
+        if !outbox.is_empty() {
+            self.stage_outbox(&mut stage, outbox);
+        }
+        let sequence = stage.sequence;
+        let (batch, visible) = stage.finish();
+        fail_point!("hub::commit::before");
+        let begun = Instant::now();
+        let written = self.core.db.commit(batch).map_err(|error| error.0).and_then(|()| self.note(sequence));
+        if let Err(reason) = written {
+            let reason = format!("commit {sequence} failed, nothing is acknowledged any more: {reason}");
+            self.core.die(reason.clone());
+            return Err(HubError::Fatal(reason));
+        }
+        self.core.metrics.committed(begun.elapsed());
+        fail_point!("hub::commit::after");
+        self.sequence = sequence;
+        self.show(visible, &cancelled);
+        Ok(())
+    }
+
+    /// Notes the sequence beside the database: if the database ever comes back with less, it has lost what was acknowledged.
+    fn note(&self, sequence: u64) -> Result<(), String> {
+        if self.core.config.durability == Durability::Sync {
+            self.side.write_all_at(&sequence.to_be_bytes(), 0).map_err(|error| format!("cannot write the sequence file: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, visible: crate::stage::Visible, cancelled: &[String]) {
+        let core = Arc::clone(&self.core);
+        for topic in visible.topics.iter().filter_map(|&id| Topic::from_id(id)) {
+            for (partition, &offset) in (0..).zip(&self.next[topic as usize]) {
+                core.next.set(topic, partition, offset);
+            }
+            core.wake(topic);
+        }
+        if !visible.active.is_empty() {
+            let mut active = core.active.write();
+            for (created, id, is_active) in visible.active {
+                if is_active {
+                    active.insert((created, id))
+                } else {
+                    active.remove(&(created, id))
+                };
+            }
+        }
+        for (id, record) in visible.jobs {
+            self.cache.insert(id, record);
+        }
+        if std::mem::take(&mut self.new_manifest) {
+            core.manifests.notify();
+        }
+        *core.metrics.totals.lock() = self.totals;
+        if core.outbox_bytes.swap(self.outbox_bytes, Ordering::Relaxed) < self.outbox_bytes {
+            core.outbox_wake.send_modify(|n| *n += 1);
+        }
+        for job in cancelled {
+            // Nobody may be connected.
+            let _ = core.cancelled.send(job.clone());
+        }
+    }
+
+    /// The job as the group sees it; `None` when there is none.
+    pub(crate) fn job(&mut self, id: &JobId) -> Result<Option<&mut Touched>, HubError> {
+        if !self.stage.jobs.contains_key(id) {
+            let record = match self.cache.remove(id) {
+                Some(record) => record,
+                None => match self.core.db.get(Space::Jobs, id).map_err(read_failed)? {
+                    Some(raw) => JobRecord::decode(raw)
+                        .map_err(|error| HubError::Fatal(format!("the record of job {} is damaged: {error}", crate::job::id_text(id))))?,
+                    None => return Ok(None),
+                },
+            };
+            let listed = Some(keys::state_listing(&record));
+            self.stage.jobs.insert(*id, Touched { record, changed: false, listed, outcomes: Vec::new(), digests: None });
+        }
+        Ok(self.stage.jobs.get_mut(id))
+    }
+
+    /// Drops a job from the cache, because it goes.
+    pub(crate) fn forget(&mut self, id: &JobId) {
+        self.cache.remove(id);
+        self.stage.jobs.remove(id);
+    }
+
+    /// A key as the group sees it.
+    pub(crate) fn get(&self, space: Space, key: &Bytes) -> Result<Option<Bytes>, HubError> {
+        match self.stage.staged(space, key) {
+            Some(staged) => Ok(staged),
+            None => self.core.db.get(space, key).map_err(read_failed),
+        }
+    }
+
+    /// The next offset of a partition, with what the group appended.
+    pub(crate) fn next_offset(&self, topic: Topic, partition: u32) -> u64 {
+        self.next[topic as usize].get(partition as usize).copied().unwrap_or(0)
+    }
+
+    /// Appends a batch to the embedded log; its base offset.
+    pub(crate) fn append(&mut self, topic: Topic, partition: u32, part: Part) -> u64 {
+        let Some(next) = self.next[topic as usize].get_mut(partition as usize) else { return 0 };
+        let base = *next;
+        *next += u64::from(part.count);
+        let after = *next;
+        self.stage.append(topic as u8, partition, base, part);
+        self.stage.put(Space::Meta, keys::next(topic as u8, partition), after.to_be_bytes().to_vec());
+        base
+    }
+
+    /// Publishes a batch: into the embedded log, or through the outbox to where the streams live. The base offset, 0 when it is not known yet.
+    pub(crate) fn publish(&mut self, topic: Topic, partition: u32, count: u32, bytes: Bytes) -> u64 {
+        match self.core.config.broker {
+            Broker::Embedded => self.append(topic, partition, Part { count, target: None, bytes }),
+            Broker::External => {
+                self.stage.bytes += bytes.len();
+                self.stage.outbox.push(Entry { topic: topic as u32, partition, count, bytes, target_partition: None });
+                0
+            }
+        }
+    }
+
+    /// Publishes one message to the partition that its job's messages go to.
+    pub(crate) fn publish_one(&mut self, topic: Topic, job_id: &str, message: &impl Message) -> (u32, u64) {
+        let partition = fetchbox_model::manifest::partition_of(job_id, self.core.partitions(topic));
+        let mut builder = fetchbox_model::batch::BatchBuilder::default();
+        builder.push(message);
+        let base = builder.finish().map_or(0, |batch| self.publish(topic, partition, batch.count, batch.bytes));
+        (partition, base)
+    }
+
+    /// Publishes a job's status.
+    pub(crate) fn publish_status(&mut self, topic: Topic, status: &JobStatus) {
+        self.publish_one(topic, &status.job_id, status);
+    }
+
+    /// Writes a line to a job's log; partition and offset.
+    pub(crate) fn publish_log(&mut self, job: &JobRecord, message: &str, fields: &[(&str, String)]) -> (u32, u64) {
+        let log = JobLog {
+            job_id: job.facts.job_id.clone(),
+            level: LogLevel::Info as i32,
+            message: message.to_owned(),
+            fields: fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            timestamp_ms: self.stage.now_ms,
+            trace_id: job.facts.trace_id.clone(),
+            ..Default::default()
+        };
+        self.publish_one(Topic::Logs, &job.facts.job_id, &log)
+    }
+}
