@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -46,8 +47,8 @@ class WorkerLoop:
         hub.on_connected(self._connection_changed)
         self._joined = False
 
-    async def run(self, draining: asyncio.Event, drain_timeout: float) -> None:
-        """Works until `draining` is set, then finishes what is under way for at most `drain_timeout` seconds and leaves the group."""
+    async def run(self, draining: asyncio.Event, time_to_finish: Callable[[], float]) -> None:
+        """Works until `draining` is set, then finishes what is under way for at most `time_to_finish()` seconds and leaves the group."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._engine.fileno(), self._finished.set)
         poller = asyncio.create_task(self._poll_forever())
@@ -57,20 +58,20 @@ class WorkerLoop:
             done, _ = await asyncio.wait({poller, reporter, stop}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:
                 task.result()
-            await self._drain(poller, drain_timeout)
+            await self._drain(poller, time_to_finish())
         finally:
             for task in (poller, reporter, stop):
                 task.cancel()
             await asyncio.gather(poller, reporter, stop, return_exceptions=True)
             loop.remove_reader(self._engine.fileno())
 
-    async def _drain(self, poller: asyncio.Task[None], drain_timeout: float) -> None:
+    async def _drain(self, poller: asyncio.Task[None], limit: float) -> None:
         self._draining.set()
         self._engine.begin_close()
         poller.cancel()
         await asyncio.wait({poller}, timeout=1)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain_timeout):
+            async with asyncio.timeout(limit):
                 while self._engine.backlog() > 0:
                     self.reported.clear()
                     await self.reported.wait()

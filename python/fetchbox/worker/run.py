@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import orjson
@@ -23,6 +24,8 @@ log = structlog.get_logger("fetchbox.worker")
 
 ENGINE_CLOSE_SECONDS = 3.0
 """How long transfers may take to abort when a worker ends."""
+CLOSE_MARGIN = 1.0
+"""Seconds kept for the end of the process itself."""
 
 
 async def run(config: Config, control: Control) -> int:
@@ -38,14 +41,19 @@ async def run(config: Config, control: Control) -> int:
     loop = WorkerLoop(engine, hub, member, config.worker.flush_interval)
     try:
         control.ready()
-        # The engine's close and the connection's need a moment of their own within the supervisor's limit.
-        await loop.run(control.draining, max(config.drain_timeout - ENGINE_CLOSE_SECONDS - 2, 1))
+        await loop.run(control.draining, lambda: _time_to_finish(control))
     except HubUnavailable:
         log.info("the hub is away; unfinished tasks are delivered again")
     finally:
         await asyncio.to_thread(engine.close, ENGINE_CLOSE_SECONDS)
         hub.close()
     return 0
+
+
+def _time_to_finish(control: Control) -> float:
+    """Seconds for what is under way: the engine's close and the process's own end need theirs within the supervisor's limit."""
+    left = (control.drain_until or time.monotonic()) - time.monotonic()
+    return max(left - ENGINE_CLOSE_SECONDS - CLOSE_MARGIN, left / 2, 0)
 
 
 def _startup_error(error: CoreError) -> FetchboxError:
