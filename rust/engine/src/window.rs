@@ -141,6 +141,11 @@ impl Window {
         self.partitions.iter().filter(|(_, p)| p.revoking && p.watermark.in_flight() == 0).map(|(&id, _)| id).collect()
     }
 
+    /// The partitions that are owned, revoking or not.
+    pub fn owned(&self) -> Vec<u32> {
+        self.partitions.keys().copied().collect()
+    }
+
     /// Whether no partition is owned.
     pub fn is_empty(&self) -> bool {
         self.partitions.is_empty()

@@ -127,9 +127,11 @@ impl HubClient {
     /// Enters the group and takes the partitions that it gets at once.
     fn join(&self, engine: &Bound<'_, Engine>, member: String) -> PyResult<u64> {
         let membership = Arc::clone(&self.membership);
+        // What it held before a hub restart it gets back first: nothing is downloaded twice for having moved.
+        let claims = lock(&engine.get().window).owned();
         let engine = engine.clone().unbind();
         self.call(|client| async move {
-            let assignment = client.join(request(&member, Vec::new())).await?;
+            let assignment = client.join(request(&member, claims)).await?;
             *lock(&membership) = (member, assignment.epoch);
             assign(&mut lock(&engine.get().window), &assignment);
             Ok(Reply::Nothing)
