@@ -86,7 +86,7 @@ check-python: $(TEST)/.extension
 	$(TEST)/bin/ruff check --quiet $(CODE)
 	$(TEST)/bin/mypy
 	cd $(TEST) && bin/stubtest fetchbox._core --concise --mypy-config-file ../pyproject.toml
-	$(TEST)/bin/lint-imports --no-logo
+	PYTHONPATH=python $(TEST)/bin/lint-imports --no-logo
 
 fmt: $(TEST)/.deps ## format everything
 	cargo fmt --all

@@ -27,7 +27,7 @@ EXAMPLE = Path("config/fetchbox.example.toml")
 NESTED = (JobStorage, ProxyChoice, Auth)
 WIDTH = 138
 
-_UNITS = {units.parse_duration: "duration", units.parse_size: "size", units.parse_rate: "rate"}
+_UNITS: dict[object, str] = {units.parse_duration: "duration", units.parse_size: "size", units.parse_rate: "rate"}
 
 
 def sections() -> Iterator[tuple[str, type[Section]]]:
@@ -57,7 +57,7 @@ def docstrings(section: type[Section]) -> dict[str, str]:
 def unit(field: FieldInfo) -> str:
     """What kind of value a field takes, for people."""
     for extra in field.metadata:
-        if (name := _UNITS.get(getattr(extra, "func", None))) is not None:
+        if (name := _UNITS.get(getattr(extra, "func", units))) is not None:
             return name
     kind = strip(field.annotation)
     if get_origin(kind) is Literal:
