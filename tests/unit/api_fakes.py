@@ -117,6 +117,10 @@ class FakeHub:
             return orjson.dumps(self._view(job))
         if name == "resources":
             return orjson.dumps({"resources": [], "next_cursor": None})
+        if name == "logs":
+            begun = params["since_offset"] > 0
+            accepted = {"offset": 0, "message": "accepted"}
+            return orjson.dumps({"logs": [] if begun else [accepted], "next_offset": 1, "settled": False, "end": False})
         if name == "manifest":
             assert job is not None
             body = job["manifest"]

@@ -1,9 +1,13 @@
-"""The ingress on a real socket, over the fakes: `python -m tests.unit.api_server LISTEN_FD CONFIG_JSON`. SIGTERM drains it."""
+"""The ingress on a real socket, over the fakes: `python -m tests.unit.api_server LISTEN_FD CONFIG_JSON`. SIGTERM drains it.
+
+FETCHBOX_TEST_BODY_SECONDS and FETCHBOX_TEST_HEAD_SECONDS shorten the patience with slow clients.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -12,12 +16,15 @@ from typing import Any
 import uvloop
 from tests.unit.api_fakes import Ingress
 
+from fetchbox.api import body, serve
 from fetchbox.api.serve import listening_socket, make_server, run_server
 from fetchbox.config import Config
 from fetchbox.control import Control
 
 
 async def main(descriptor: int, sections: dict[str, Any]) -> int:
+    body.GRACE_SECONDS = float(os.environ.get("FETCHBOX_TEST_BODY_SECONDS", body.GRACE_SECONDS))
+    serve.HEADER_SECONDS = float(os.environ.get("FETCHBOX_TEST_HEAD_SECONDS", serve.HEADER_SECONDS))
     control = Control("api", 0, listen_fd=descriptor)
     ingress = Ingress(**sections)
     service = ingress.app.state.service

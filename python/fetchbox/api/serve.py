@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
-HEADER_SECONDS = 15
+HEADER_SECONDS = 15.0
 """How long a request's head may take, and a connection stay idle between requests."""
 MAX_HEAD_BYTES = 64 << 10
 """Largest head of a request, roughly (what is read at once may exceed it); beyond it the connection is answered 431 and closed."""
@@ -72,7 +72,7 @@ def make_server(app: Starlette, listener: socket.socket, config: Config) -> Embe
         listener,
         # HTTP/1.1 only: the limit on the time of a head then holds from the first byte on, and behind a proxy nothing else is spoken.
         http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000, max_buffer_size=MAX_HEAD_BYTES),
+        http1_settings=HTTP1Settings(header_read_timeout=int(HEADER_SECONDS * 1000), max_buffer_size=MAX_HEAD_BYTES),
         websockets=False,
         backlog=BACKLOG,
         backpressure=connection_limit(),
