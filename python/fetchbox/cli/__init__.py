@@ -23,6 +23,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name → module of this package and one line of help."""
 
+SHOWN_FAULTS = 5
+"""Faults of a refused manifest that are named in its one line."""
+
 FAILED = 1
 BAD_USAGE = 2
 INTERRUPTED = 130
@@ -45,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Runs a command line and returns its exit status; what goes wrong is told on stderr, in one line where one says it."""
+    argv = list(argv)
     config: str | None = None
     while argv and argv[0].startswith("-"):
         option, equals, value = argv.pop(0).partition("=")
@@ -85,7 +89,7 @@ def _run_command(name: str, argv: list[str], config: str | None) -> int:
     import typer
     from typer.main import get_command
 
-    from fetchbox.errors import ConfigError, FetchboxError, UsageError
+    from fetchbox.errors import ConfigError, FetchboxError, Refused, UsageError
 
     prog = f"fetchbox {name}"
     try:
@@ -105,6 +109,10 @@ def _run_command(name: str, argv: list[str], config: str | None) -> int:
         for problem in error.problems:
             print(f"{prog}: configuration: {problem}", file=sys.stderr)
         return FAILED
+    except Refused as error:
+        faults = [f"{fault.get('pointer') or '/'}: {fault.get('message')}" for fault in error.details or ()]
+        more = [f"and {len(faults) - SHOWN_FAULTS} more"] if len(faults) > SHOWN_FAULTS else []
+        return _tell(prog, "; ".join([str(error), *faults[:SHOWN_FAULTS], *more]), FAILED)
     except FetchboxError as error:
         return _tell(prog, str(error), FAILED)
     except BrokenPipeError:

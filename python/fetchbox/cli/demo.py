@@ -15,14 +15,15 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from fetchbox.cli.output import clean, plural, size, stderr_console
 from fetchbox.cli.tally import print_table
-from fetchbox.cli.watch import watch
+from fetchbox.cli.watch import counts, watch
+from fetchbox.client import ResourceOutcome
 from fetchbox.origin import content_sha256
 from fetchbox.testing import Service, SpawnedOrigin, running_service, spawned_origin
 
@@ -73,72 +74,76 @@ def _directory() -> Path:
 
 
 def _job(service: Service, origin: SpawnedOrigin, manifest: dict[str, Any]) -> bool:
+    """Posts the manifest, waits, and tells and checks what came of it; whether all is as the manifest expects."""
     console = stderr_console()
     started = time.monotonic()
     with service.client() as client:
         accepted = client.submit(manifest)
-        console.print(f"202        job {accepted.job_id} with {plural(accepted.resource_count, 'resource')}, durable", soft_wrap=True)
-        job = watch(lambda: _look(service, accepted.job_id), timeout=WAIT_LIMIT)
+        console.print(f"202        job {accepted.job_id}: {plural(accepted.resource_count, 'resource')}, durable", soft_wrap=True)
+        job = watch(client, accepted.job_id, timeout=WAIT_LIMIT)
+        outcomes = list(client.resources(accepted.job_id))
     seconds = time.monotonic() - started
-    outcomes = list(_resources(service, accepted.job_id))
-    stored = [o for o in outcomes if o["state"] == "stored"]
-    failed = [o for o in outcomes if o["state"] == "failed"]
-    wanted = {str(r.get("id", i)): r.get("tags", {}).get("expect") for i, r in enumerate(manifest["resources"])}
-    known, hashed, surprises = _check(outcomes, wanted, origin.base_url)
-    rows = [(o["id"], size(o["size"]), o["sniffed_type"] or o["content_type"], o["sha256"][:12], _place(o, service)) for o in stored]
-    console.print(f"\n[bold]stored[/bold]: {plural(len(stored), 'file')}, {size(job['bytes_stored'])} in {seconds:.1f} s")
-    print_table(console, ("id", "size", "type", "sha256", "below " + str(service.assets)), rows[:SHOWN])
+    expected = {str(r.get("id", i)): r.get("tags", {}).get("expect") for i, r in enumerate(manifest["resources"])}
+    check = _Check(expected, origin.base_url)
+    for outcome in outcomes:
+        check.one(outcome)
+
+    stored = [o for o in outcomes if o.state == "stored"]
+    rows = [(o.id, size(o.size), o.sniffed_type or o.content_type, (o.sha256 or "")[:12], _place(o, service)) for o in stored]
+    console.print(
+        f"\n[bold]stored[/bold]: {plural(len(stored), 'file')}, {size(job.bytes_stored)} in {seconds:.1f} s, below {service.assets}"
+    )
+    print_table(console, ("id", "size", "type", "sha256", "stored as"), rows[:SHOWN])
     if len(rows) > SHOWN:
         console.print(f"… and {len(rows) - SHOWN} more")
-    console.print(f"\n[bold]failed[/bold]: {len(failed)}, every one of them meant to: this is what the web is like")
-    print_table(console, ("id", "code", "why"), [(o["id"], o["code"], o["message"]) for o in failed])
-    parts = {name: int(job[f"resource_{name}"]) for name in ("completed", "reused", "filtered", "failed", "cancelled", "pending")}
-    total = " + ".join(f"{count} {'stored' if name == 'completed' else name}" for name, count in parts.items())
-    console.print(f"\naccount    {job['resource_total']} accepted = {total}; the job is {job['status']}", soft_wrap=True)
-    console.print(f"verified   on disk: {known} against what the origin must have sent, {hashed} against their SHA-256", soft_wrap=True)
-    for surprise in surprises:
-        console.print(f"[red]unexpected[/red] {clean(surprise)}", soft_wrap=True)
-    return not surprises and sum(parts.values()) == job["resource_total"] == len(outcomes)
+    failed = [o for o in outcomes if o.state == "failed"]
+    meant = sum(1 for o in failed if expected.get(o.id or "") == o.code)
+    console.print(f"\n[bold]failed[/bold]: {len(failed)}, {meant} of them on purpose: the manifest holds what the web throws at a crawler")
+    print_table(console, ("id", "code", "why"), [(o.id, o.code, o.message) for o in failed])
+
+    sum_of = job.resource_completed + job.resource_reused + job.resource_filtered + job.resource_failed + job.resource_cancelled
+    sum_of += job.resource_pending
+    console.print(
+        f"\naccount    {job.resource_total} accepted = {counts(job).replace(', ', ' + ')}: the job is {job.status}", soft_wrap=True
+    )
+    console.print(
+        f"verified   on disk: {check.known} against what the origin must have sent, {check.hashed} against their SHA-256", soft_wrap=True
+    )
+    for surprise in check.surprises:
+        console.print(f"unexpected {surprise}", style="red", markup=False, soft_wrap=True)
+    return not check.surprises and sum_of == job.resource_total == len(outcomes)
 
 
-def _look(service: Service, job_id: str) -> dict[str, Any]:
-    answer: dict[str, Any] = service.json(f"/jobs/{job_id}")
-    return answer
+def _path(outcome: ResourceOutcome) -> Path:
+    return Path(unquote(urlsplit(outcome.storage_url or "").path))
 
 
-def _resources(service: Service, job_id: str) -> Iterator[dict[str, Any]]:
-    cursor = ""
-    while True:
-        page = service.json(f"/jobs/{job_id}/resources?limit=100{cursor}")
-        yield from page["resources"]
-        if page["next_cursor"] is None:
-            return
-        cursor = f"&cursor={page['next_cursor']}"
+def _place(outcome: ResourceOutcome, service: Service) -> str:
+    return os.path.relpath(_path(outcome), service.assets)
 
 
-def _place(outcome: dict[str, Any], service: Service) -> str:
-    path = unquote(urlsplit(outcome["storage_url"]).path)
-    return os.path.relpath(path, service.assets)
+class _Check:
+    """Compares outcomes with what the manifest expects, and files with what the origin must have sent."""
 
+    def __init__(self, expected: Mapping[str, str | None], origin: str) -> None:
+        self.known = 0
+        self.hashed = 0
+        self.surprises: list[str] = []
+        self._expected = expected
+        self._origin = origin
 
-def _check(outcomes: list[dict[str, Any]], wanted: dict[str, str | None], origin: str) -> tuple[int, int, list[str]]:
-    """How many stored files were compared with the origin's content and with their recorded digest, and all that is not as expected."""
-    known, hashed = 0, 0
-    surprises: list[str] = []
-    for outcome in outcomes:
-        name, expected = outcome["id"], wanted.get(outcome["id"])
-        if (outcome["code"] or None) != expected or outcome["state"] != ("failed" if expected else "stored"):
-            surprises.append(f"{name}: {outcome['state']} {outcome['code'] or ''} {outcome['message'] or ''}, not {expected or 'stored'}")
-            continue
-        if outcome["state"] != "stored":
-            continue
-        body = Path(unquote(urlsplit(outcome["storage_url"]).path)).read_bytes()
-        sent = _sent(outcome["url"].removeprefix(origin))
-        if {outcome["sha256"], sent or outcome["sha256"]} != {hashlib.sha256(body).hexdigest()} or len(body) != outcome["size"]:
-            surprises.append(f"{name}: the file on disk is not what was sent")
-        known += sent is not None
-        hashed += sent is None
-    return known, hashed, surprises
+    def one(self, outcome: ResourceOutcome) -> None:
+        expected = self._expected.get(outcome.id or "")
+        if (outcome.code or None) != expected or outcome.state != ("failed" if expected else "stored"):
+            came = clean(f"{outcome.id}: {outcome.state} {outcome.code or ''} {outcome.message or ''}")
+            self.surprises.append(f"{came}; the manifest expects {expected or 'stored'}")
+        elif outcome.state == "stored":
+            body = _path(outcome).read_bytes()
+            sent = _sent((outcome.url or "").removeprefix(self._origin))
+            if {outcome.sha256, sent or outcome.sha256} != {hashlib.sha256(body).hexdigest()} or len(body) != outcome.size:
+                self.surprises.append(f"{clean(outcome.id)}: the file on disk is not what was sent")
+            self.known += sent is not None
+            self.hashed += sent is None
 
 
 def _sent(path: str) -> str | None:

@@ -19,6 +19,9 @@ app = typer.Typer(add_completion=False, help="List, show, follow and cancel jobs
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most this many.")]
 
+SETTLED = frozenset({"completed", "partial", "failed", "cancelled"})
+"""States of a job in which nothing is pending."""
+
 IDLE = 1.0
 """Seconds without a line after which a log that still grows is taken to be at its end, without -f."""
 
@@ -121,8 +124,6 @@ def logs(
     config: ConfigOption = None,
 ) -> int:
     """Print a job's log."""
-    from fetchbox.cli.watch import SETTLED
-
     with _open(context, config, server) as remote:
         job = remote.job(job_id)
         path = f"{remote.prefix}/jobs/{quote(job_id, safe='')}/logs"

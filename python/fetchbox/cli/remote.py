@@ -1,4 +1,8 @@
-"""Talking to a running service: one connection, tokens from the configuration, refusals as exceptions."""
+"""The operator's view of a running service, as it answers: JSON in, JSON out, refusals as exceptions.
+
+`fetchbox.Client` is what programs use. A person at a terminal wants every field that the service sends, by the operator's door or by the
+tenant's, and to be told at once when nobody answers.
+"""
 
 from __future__ import annotations
 
@@ -55,16 +59,6 @@ class Remote:
             raise refusal(response)
         return response.json()
 
-    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Any:
-        """Posts bytes as they are. Raises like `call`."""
-        try:
-            response = self._http.post(path, content=body, headers=dict(headers))
-        except httpx.HTTPError as error:
-            raise self._unavailable(error) from error
-        if response.is_error:
-            raise refusal(response)
-        return response.json()
-
     def job(self, job_id: str, part: str = "", *, method: str = "GET", params: Mapping[str, Any] | None = None) -> Any:
         """A call on one job: by the operator's route, or by its tenant's when this client is no operator."""
         tail = f"jobs/{quote(job_id, safe='')}{part}"
@@ -75,10 +69,6 @@ class Remote:
                 raise
         self.prefix = ""
         return self.call(method, f"/{tail}", params=params)
-
-    def own_job(self, job_id: str) -> Any:
-        """A job that this client posted."""
-        return self.call("GET", f"/jobs/{quote(job_id, safe='')}")
 
     def listed(self, noun: str, ask: Callable[[Mapping[str, Any]], Any], limit: int | None) -> Iterator[dict[str, Any]]:
         """The entries of a list that `ask` answers page by page, at most `limit`."""
@@ -128,12 +118,10 @@ def refusal(response: httpx.Response) -> Refused:
         code, message = str(error["code"]), str(error["message"])
     except (ValueError, KeyError, TypeError):
         error, code, message = {}, f"HTTP_{response.status_code}", f"the server answered {response.status_code}; is it FetchBox?"
-    details = error.get("details")
-    if details:
-        message += "; " + "; ".join(f"{d.get('pointer') or '/'}: {d.get('message')}" for d in details[:5])
-        message += f"; and {len(details) - 5} more" if len(details) > 5 else ""
     after = response.headers.get("retry-after", "")
-    return Refused(code, message, float(after) if after.isdigit() else None, error.get("job_id"), details, response.status_code)
+    return Refused(
+        code, message, float(after) if after.isdigit() else None, error.get("job_id"), error.get("details"), response.status_code
+    )
 
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
