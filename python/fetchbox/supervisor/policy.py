@@ -15,7 +15,7 @@ class Policy:
 
     first_delay: float = 0.1
     longest_delay: float = 5.0
-    stable: float = 10.0
+    stable: float = 1.0
     tries: int = 5
     ready_timeout: float = 300.0
     """A start may take long when the hub reads back its journal; beyond this it hangs."""
