@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from fetchbox.handlers import Handler, create_handler, defines, load_handler
 from fetchbox.manifest import DownloadTask, Manifest, Resource, decode_manifest, encode_tasks
 from fetchbox.testing import wait_until_async
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "gallery_handler"
 SAMPLES = "tests.unit.handler_samples"
 
 
@@ -254,3 +257,20 @@ async def test_the_rate_limit_is_counted_once_a_post() -> None:
     await post(ingress, Idempotency_Key="k")
     assert ingress.hub.called("reserve")[0]["rate_limit"] == {"per_second": 50.0, "burst": 50}
     assert ingress.hub.called("accept")[0]["rate_limit"] is None
+
+
+async def test_the_gallery_example_does_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    sections = tomllib.loads((EXAMPLE / "fetchbox.toml").read_text())
+    ingress = Ingress(**sections)
+    OPEN.append(ingress)
+    response = await ingress.post((EXAMPLE / "manifest.json").read_bytes(), X_Fetchbox_Job_Type="gallery")
+    assert (response.status_code, response.json()["resource_count"]) == (202, 2)
+    tasks = ingress.hub.jobs[response.json()["job_id"]]["tasks"].tasks
+    assert [task["url"] for task in tasks] == ["https://pictures.example/full/1.jpg", "https://pictures.example/full/2.jpg"]
+    assert [task["key"].rpartition("/")[2] for task in tasks] == ["0000", "0001"]
+    handler = create_handler("gallery:GalleryHandler", {"signing_key": "k"})
+    task = DownloadTask("https://pictures.example/full/1.jpg")
+    await handler.before_fetch(task)  # type: ignore[attr-defined]
+    assert set(task.headers) == {"x-expires", "x-signature"}
+    assert defines(handler, "finalize_job")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from fetchbox.api.problems import Problem, not_found
 
@@ -56,7 +56,8 @@ class LocalManifests:
         self._base = root.absolute().as_uri() + f"/{FOLDER}/"
 
     def url(self, job_type: str, job_id: str) -> str:
-        return f"{self._base}{quote(job_type, safe='')}/{quote(job_id, safe='')}/{FILE}"
+        # Job types are plain names and job ids UUIDs: nothing needs encoding.
+        return f"{self._base}{job_type}/{job_id}/{FILE}"
 
     async def put(self, url: str, data: bytes) -> None:
         raise NotImplementedError("the hub writes local manifests")
@@ -89,7 +90,7 @@ class RemoteManifests:
         self.trouble: str | None = None
 
     def url(self, job_type: str, job_id: str) -> str:
-        return f"{self._base}{FOLDER}/{quote(job_type, safe='')}/{quote(job_id, safe='')}/{FILE}"
+        return f"{self._base}{FOLDER}/{job_type}/{job_id}/{FILE}"
 
     async def put(self, url: str, data: bytes) -> None:
         import obstore

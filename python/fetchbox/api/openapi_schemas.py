@@ -49,7 +49,7 @@ SCHEMAS: Node = {
                 }
             ),
         },
-        required=("manifest_version", "resources"),
+        required=("manifest_version", "metadata", "resources"),
     ),
     "Resource": _object(
         {
