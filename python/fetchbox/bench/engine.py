@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from fetchbox._core import Engine
-from fetchbox.config import library_options
+from fetchbox.config import engine_options, load_library
 
 CHUNK = 1000
 AHEAD = 10_000
@@ -24,7 +24,8 @@ UNLIMITED_RATE = 1_000_000
 def run(urls: list[str], out: str, concurrency: int) -> int:
     """Downloads every URL below `out`; returns how many outcomes came."""
     limits = {"per_host_concurrency": concurrency, "per_host_rate": UNLIMITED_RATE, "allow_networks": ["127.0.0.0/8"]}
-    options = library_options(store_url=Path(out).resolve().as_uri(), concurrency=concurrency, config=None, fetch=limits)
+    options = engine_options(load_library(config={"fetch": limits}, concurrency=concurrency), library=True)
+    options["storage"]["url"] = Path(out).resolve().as_uri()
     engine = Engine(orjson.dumps(options))
     readable = select.poll()
     readable.register(engine.fileno(), select.POLLIN)

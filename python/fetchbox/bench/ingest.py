@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -68,10 +69,10 @@ def fetchbox_ingress(api_processes: int = 1, disk: Path | None = None) -> Ingres
 
 
 def sample_manifest(resources: int) -> bytes:
-    """What a crawler posts: image URLs of ordinary length."""
+    """What a crawler posts: image URLs of ordinary length with a name that does not repeat, so that they compress no better than real ones."""
+    names = (hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(resources))
     return manifest(
-        [f"https://images.example.com/gallery/2024/11/{number:06d}/full-size.jpeg" for number in range(resources)],
-        page="https://example.com/gallery",
+        [f"https://images.example.com/gallery/{name[:2]}/{name[2:]}.jpeg" for name in names], page="https://example.com/gallery"
     )
 
 

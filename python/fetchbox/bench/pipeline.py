@@ -100,7 +100,8 @@ def depth(plan: Depth, say: Say) -> dict[str, Any]:
     """Queues so many tasks with no worker; then memory, disk, lookups, a restart, and how fast a worker drains them."""
     jobs = max(plan.tasks // plan.per_job, 1)
     with static_origin(Files(DISTINCT, 1)) as origin:
-        body = manifest((origin.urls() * -(-plan.per_job // DISTINCT))[: plan.per_job])
+        # A random part in each URL: they compress no better than those of the world.
+        body = manifest([f"{url}?v={random.getrandbits(64):016x}" for url in origin.urls()[: plan.per_job]])
         with bench_service(workers=0, disk=plan.disk, worker={"concurrency": plan.concurrency}) as service:
             empty = disk_bytes(service.data_dir)
             posted = run_load(_posts(service.url, body, jobs, collect=True))
