@@ -63,6 +63,11 @@ impl Hub {
         Ok(Hub { core, stop, writer: Mutex::new(Some(writer)), background: Mutex::new(threads), _lock: lock })
     }
 
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// Serves clients until [`Hub::shutdown`]; an error when it cannot listen or when the database failed.
     pub async fn serve(&self) -> Result<(), HubError> {
         server::serve(Arc::clone(&self.core), self.stop.subscribe()).await

@@ -36,6 +36,8 @@ mod server;
 mod stage;
 mod streams;
 mod upkeep;
+#[cfg(test)]
+mod upkeep_tests;
 mod writer;
 
 pub use client::{ClientOptions, HubClient, Push};

@@ -213,7 +213,8 @@ async fn outbox_peek(core: &Arc<Core>, request: OutboxPeekRequest) -> Result<Out
     }
 }
 
-fn outbox(core: &Core, request: OutboxPeekRequest) -> Result<Vec<OutboxItem>, HubError> {
+/// What of the outbox stands above a sequence.
+pub fn outbox(core: &Core, request: OutboxPeekRequest) -> Result<Vec<OutboxItem>, HubError> {
     let state = core.db.get(Space::Meta, crate::keys::OUTBOX).map_err(read_failed)?.unwrap_or_default();
     let (_, done, _) = crate::upkeep::parse_outbox_state(&state);
     // Sequences begin at 1, so that 0 is below all of them.
