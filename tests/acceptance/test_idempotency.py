@@ -109,7 +109,7 @@ def test_a_key_outlives_restarts_and_kills(tmp_path: Path, origin: OriginProcess
         assert oracle.post(load) == job_id
         service.kill_one("hub")
         assert oracle.post(load) == job_id
-        assert service.http.post(other_body(load), key=load.key).status_code == 409
+        assert service.http.post(other_body(load), key=load.key, headers=load.headers).status_code == 409
         assert len(service.http.jobs()) == 1
         oracle.await_settled(30)
         service.end()

@@ -51,7 +51,7 @@ def manifest(origin: str, resources: Sequence[Wanted], *, metadata: object = Non
     document: dict[str, object] = {
         "manifest_version": "v1",
         "metadata": metadata if metadata is not None else {},
-        "resources": [{"id": r.id, "url": r.target if "://" in r.target else origin + r.target} for r in resources],
+        "resources": [{"id": r.id, "url": r.target if r.target.startswith("http") else origin + r.target} for r in resources],
     }
     if attributes is not None:
         document["attributes"] = attributes

@@ -204,7 +204,7 @@ class Oracle:
         seen = self.journal.copy()
         for load in self.acknowledged.values():
             for wanted in load.resources:
-                if wanted.state == "stored" and "://" not in wanted.target:
+                if wanted.state == "stored" and not wanted.target.startswith("http"):
                     assert seen[wanted.target] > 0, f"stored, but never asked for: {wanted}"
         requests = seen.total()
         assert requests <= ratio * resources, f"{requests} requests for {resources} tasks are more than {ratio} each"

@@ -22,6 +22,8 @@ START_LIMIT: Final = 30.0
 """Seconds from exec to ready, on a busy machine of two cores."""
 DRAIN_TIMEOUT: Final = 10
 """Seconds that the services of the harness may take to drain."""
+LINE_LIMIT: Final = 600
+"""Characters of a log line that a failed test shows."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -189,7 +191,7 @@ class Service(testing.Service):
         with self.log_path.open("rb") as file:
             file.seek(max(0, self.log_path.stat().st_size - 64 * 1024))
             text = file.read().decode(errors="replace")
-        return "\n".join(_ESCAPES.sub("", text).splitlines()[-lines:])
+        return "\n".join(line[:LINE_LIMIT] for line in _ESCAPES.sub("", text).splitlines()[-lines:])
 
     def dump(self) -> str:
         """The state of things for a failed test: processes, health, the end of the log."""
