@@ -48,7 +48,7 @@ class Handler:
 def load_handler(spec: str) -> type[Handler]:
     """The class that a job type's `handler` names: `package.module:Class` or the name of an entry point in `fetchbox.handlers`.
 
-    Raises HandlerError (HANDLER_NOT_FOUND) that says what is missing.
+    Raises HandlerError (HANDLER_ERROR) that says what is missing.
     """
     target: Any
     try:
@@ -63,15 +63,15 @@ def load_handler(spec: str) -> type[Handler]:
                 known = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
                 raise HandlerError(
                     f"handler {spec!r} is neither package.module:Class nor an entry point of {ENTRY_POINT_GROUP} (known: {known})",
-                    code="HANDLER_NOT_FOUND",
+                    code="HANDLER_ERROR",
                 )
             target = found[0].load()
     except HandlerError:
         raise
     except Exception as error:  # importing runs the user's code: anything may come out of it
-        raise HandlerError(f"handler {spec!r} cannot be imported: {type(error).__name__}: {error}", code="HANDLER_NOT_FOUND") from error
+        raise HandlerError(f"handler {spec!r} cannot be imported: {type(error).__name__}: {error}", code="HANDLER_ERROR") from error
     if not (isinstance(target, type) and issubclass(target, Handler)):
-        raise HandlerError(f"handler {spec!r} is not a subclass of fetchbox.Handler", code="HANDLER_NOT_FOUND")
+        raise HandlerError(f"handler {spec!r} is not a subclass of fetchbox.Handler", code="HANDLER_ERROR")
     return target
 
 
@@ -97,4 +97,4 @@ def as_task(item: object) -> DownloadTask:
         return item
     if isinstance(item, Resource):
         return DownloadTask.of(item)
-    raise HandlerError(f"build_tasks yielded a {type(item).__name__}, not a fetchbox.DownloadTask", code="HANDLER_INVALID_TASKS")
+    raise HandlerError(f"build_tasks yielded a {type(item).__name__}, not a fetchbox.DownloadTask", code="HANDLER_BAD_TASK")

@@ -132,7 +132,7 @@ async def test_a_handlers_tasks_are_compiled_with_the_jobs_facts() -> None:
 async def test_a_handlers_invalid_tasks_are_500(name: str) -> None:
     native = Native(job_types={"h": {"handler": f"{SAMPLES}:{name}"}})
     response = await native.post(one(), X_Fetchbox_Job_Type="h")
-    assert (response.status_code, error_code(response)) == (500, "HANDLER_INVALID_TASKS")
+    assert (response.status_code, error_code(response)) == (500, "HANDLER_BAD_TASK")
     native.service.handlers.close()
 
 

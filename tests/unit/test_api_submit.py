@@ -45,6 +45,15 @@ async def test_the_hub_gets_facts_tasks_and_the_very_bytes(ingress: Ingress) -> 
     assert context["traceparent"].split("-")[1] == context["trace_id"]
 
 
+async def test_the_partitions_of_the_topic_win_over_the_configuration(ingress: Ingress) -> None:
+    ingress.hub.answers["topics"] = [
+        {"topics": [{"topic": "jobs.logs", "partitions": []}, {"topic": "jobs.tasks", "partitions": [{}] * 8}]}
+    ]
+    await ingress.app.state.service.learn_partitions()
+    await ingress.post()
+    assert ingress.core.contexts[-1]["partitions"] == 8
+
+
 async def test_a_traceparent_is_passed_on(ingress: Ingress) -> None:
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     await ingress.post(traceparent=parent)

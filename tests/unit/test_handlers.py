@@ -57,7 +57,7 @@ def test_a_handler_is_loaded_by_path() -> None:
 def test_a_handler_that_cannot_be_loaded_says_why(spec: str) -> None:
     with pytest.raises(HandlerError, match="handler") as caught:
         load_handler(spec)
-    assert caught.value.code == "HANDLER_NOT_FOUND"
+    assert caught.value.code == "HANDLER_ERROR"
 
 
 def test_worker_hooks_are_found_only_where_they_are_defined() -> None:
@@ -118,6 +118,11 @@ async def test_a_coroutine_may_return_resources() -> None:
     assert (await post(with_handler("Returning"))).json()["resource_count"] == 2
 
 
+async def test_a_handler_may_find_nothing_to_fetch() -> None:
+    response = await post(with_handler("Empty"))
+    assert (response.status_code, response.json()["resource_count"]) == (202, 0)
+
+
 async def test_the_base_handler_passes_the_manifest_through() -> None:
     ingress = Ingress(job_types={"h": {"handler": "fetchbox.handlers:Handler"}})
     OPEN.append(ingress)
@@ -132,13 +137,12 @@ async def test_the_base_handler_passes_the_manifest_through() -> None:
         ("TimingOut", "HANDLER_ERROR"),
         ("Exiting", "HANDLER_ERROR"),
         ("ExitingInThread", "HANDLER_ERROR"),
-        ("Endless", "HANDLER_INVALID_TASKS"),
-        ("Empty", "HANDLER_NO_TASKS"),
-        ("WrongItems", "HANDLER_INVALID_TASKS"),
+        ("Endless", "HANDLER_BAD_TASK"),
+        ("WrongItems", "HANDLER_BAD_TASK"),
         ("WrongManifest", "HANDLER_ERROR"),
-        ("WrongUrl", "HANDLER_INVALID_TASKS"),
-        ("NotJson", "HANDLER_INVALID_TASKS"),
-        ("Missing", "HANDLER_NOT_FOUND"),
+        ("WrongUrl", "HANDLER_BAD_TASK"),
+        ("NotJson", "HANDLER_BAD_TASK"),
+        ("Missing", "HANDLER_ERROR"),
     ],
 )
 async def test_what_a_handler_does_wrong_is_500_and_leaves_nothing(name: str, code: str) -> None:
@@ -202,7 +206,7 @@ async def test_beyond_a_number_of_hanging_calls_handlers_are_refused_at_once(mon
 
 async def test_a_bucket_that_is_not_configured_is_refused() -> None:
     response = await post(with_handler("NamesBucket", options={"bucket": "elsewhere"}))
-    assert (response.status_code, error_code(response)) == (500, "HANDLER_BUCKET_NOT_ALLOWED")
+    assert (response.status_code, error_code(response)) == (500, "HANDLER_BAD_TASK")
 
 
 async def test_a_bucket_of_another_job_type_may_be_named() -> None:

@@ -54,8 +54,8 @@ class HandlerHost:
     async def build(self, spec: HandlerSpec, manifest: Manifest, max_tasks: int) -> list[DownloadTask]:
         """The tasks that the job type's handler makes of `manifest`, at most `max_tasks`.
 
-        Raises HandlerError: its own, HANDLER_TIMEOUT after `spec.timeout` seconds, HANDLER_ERROR for any other exception, HANDLER_NO_TASKS,
-        HANDLER_INVALID_TASKS for too many tasks or things that are none.
+        Raises HandlerError: its own, HANDLER_TIMEOUT after `spec.timeout` seconds, HANDLER_ERROR for any other exception,
+        HANDLER_BAD_TASK for too many tasks or things that are none.
         """
         if self._hung.value >= MAX_ABANDONED:
             raise HandlerError("too many handler calls hang; handlers are refused until some come back", code="HANDLER_TIMEOUT")
@@ -169,9 +169,7 @@ class _Runner:
             logger.exception("handler %s of job type %s failed", spec.target, spec.job_type)
             raise HandlerError(f"the handler failed with {type(error).__name__}", code="HANDLER_ERROR") from error
         if len(tasks) > max_tasks:
-            raise HandlerError(f"the handler built more than {max_tasks} tasks", code="HANDLER_INVALID_TASKS")
-        if not tasks:
-            raise HandlerError("the handler built no task", code="HANDLER_NO_TASKS")
+            raise HandlerError(f"the handler built more than {max_tasks} tasks", code="HANDLER_BAD_TASK")
         return tasks
 
     async def _instance(self, spec: HandlerSpec) -> Handler:

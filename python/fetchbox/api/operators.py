@@ -80,20 +80,20 @@ def replay_order(order: object) -> dict[str, Any]:
     faults = [
         {
             "pointer": f"/{name}",
-            "code": "unknown",
+            "code": "VALIDATION_BAD_VALUE",
             "message": "there is no such key; filter, headers, proxy_pool, url_replace and dry_run are known",
         }
         for name in order
         if name not in kinds
     ]
     faults += [
-        {"pointer": f"/{name}", "code": "type", "message": f"must be {' or '.join(kind.__name__ for kind in allowed)}"}
+        {"pointer": f"/{name}", "code": "VALIDATION_WRONG_TYPE", "message": f"must be {' or '.join(kind.__name__ for kind in allowed)}"}
         for name, allowed in kinds.items()
         if order.get(name) is not None and not isinstance(order[name], allowed)
     ]
     if not isinstance(order.get("filter"), dict):
         # A replay of everything has to be said: an empty filter, not a forgotten one.
-        faults.append({"pointer": "/filter", "code": "required", "message": "an object is needed; {} means every dead letter"})
+        faults.append({"pointer": "/filter", "code": "VALIDATION_MISSING", "message": "an object is needed; {} means every dead letter"})
     if faults:
         raise Problem(400, "INVALID_PAYLOAD", "the replay cannot be understood", details=faults)
     return without_none(order)

@@ -23,9 +23,8 @@ RESOURCE_STATES = ("pending", "stored", "reused", "filtered", "failed", "cancell
 
 def bad_parameter(name: str, message: str) -> Problem:
     """The answer to a query parameter that cannot be used."""
-    return Problem(
-        400, "INVALID_PARAMETER", f"{name}: {message}", details=[{"pointer": "", "code": "invalid", "message": f"{name}: {message}"}]
-    )
+    told = f"{name}: {message}"
+    return Problem(400, "INVALID_PARAMETER", told, details=[{"pointer": "", "code": "VALIDATION_BAD_VALUE", "message": told}])
 
 
 def text(request: Request, name: str) -> str | None:

@@ -98,7 +98,7 @@ def not_found() -> Problem:
 
 def invalid(message: str, *, pointer: str = "", code: str = "INVALID_PAYLOAD") -> Problem:
     """A 400 with one fault; `pointer` is an RFC 6901 pointer into the body, empty for the whole request."""
-    return Problem(400, code, message, details=[{"pointer": pointer, "code": "invalid", "message": message}])
+    return Problem(400, code, message, details=[{"pointer": pointer, "code": "VALIDATION_BAD_VALUE", "message": message}])
 
 
 def too_large(limit: int) -> Problem:

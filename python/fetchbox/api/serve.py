@@ -22,6 +22,7 @@ from fetchbox.api.configure import settings_of
 from fetchbox.api.service import Service
 from fetchbox.config import Config, parse_address
 from fetchbox.control import Control
+from fetchbox.errors import HubUnavailable, Refused
 
 if TYPE_CHECKING:
     from fetchbox.broker import HubConnection
@@ -114,7 +115,7 @@ async def serve(config: Config, control: Control) -> int:
     )
     server = make_server(app, listener, config)
     try:
-        await _until_connected(hub)
+        await _until_connected(hub, service)
         return await run_server(server, control)
     finally:
         service.handlers.close()
@@ -154,12 +155,29 @@ def apply(service: Service, before: Config, changed: Config) -> None:
     service.settings = settings_of(changed, service.settings.manifests if same_store else None)
 
 
-async def _until_connected(hub: HubConnection) -> None:
-    """Waits a while for the hub, so that the first request after the start is not refused."""
+async def _until_connected(hub: HubConnection, service: Service) -> None:
+    """Waits a while for the hub, so that the first request after the start is not refused, and learns from it whenever it comes back."""
     connected = asyncio.Event()
-    hub.on_connected(lambda now: connected.set() if now else None)
+    learning: set[asyncio.Task[None]] = set()
+
+    def changed(now: bool) -> None:
+        if now:
+            connected.set()
+            task = asyncio.ensure_future(_learn(service))
+            learning.add(task)
+            task.add_done_callback(learning.discard)
+
+    hub.on_connected(changed)
     if hub.connected:
-        return
+        changed(True)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(FIRST_CONNECT_SECONDS):
             await connected.wait()
+            await asyncio.gather(*learning)
+
+
+async def _learn(service: Service) -> None:
+    try:
+        await service.learn_partitions()
+    except (HubUnavailable, Refused) as error:
+        logger.warning("the hub does not say how many partitions jobs.tasks has: %s", error)

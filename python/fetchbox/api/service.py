@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import orjson
+
 from fetchbox.api.handler_host import HandlerHost
 from fetchbox.api.metrics import Metrics
 from fetchbox.api.settings import Settings
 from fetchbox.api.types import Core, Hub
 from fetchbox.api.watch import Watch
+
+TASKS_TOPIC = "jobs.tasks"
 
 
 @dataclass
@@ -28,6 +32,15 @@ class Service:
     handlers: HandlerHost = field(default_factory=HandlerHost)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when streams have to end because the process is to end."""
+    partitions: int | None = None
+    """Partitions that jobs.tasks really has, once the hub has said so; an existing topic's number wins over the configuration."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.clock)
+
+    async def learn_partitions(self) -> None:
+        """Asks the hub how many partitions jobs.tasks has. Raises HubUnavailable or Refused."""
+        answer = orjson.loads(await self.hub.query("topics", {}))
+        for topic in answer["topics"]:
+            if topic["topic"] == TASKS_TOPIC:
+                self.partitions = len(topic["partitions"])

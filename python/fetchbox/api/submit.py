@@ -46,6 +46,7 @@ class Post:
     trace: Trace
     now_ms: int
     settings: Settings
+    partitions: int
 
     @property
     def manifest_key(self) -> str:
@@ -57,6 +58,7 @@ class Post:
         return orjson.dumps(
             {
                 **self.job_type.context,
+                "partitions": self.partitions,
                 "attributes": attributes,
                 "job_id": self.job_id,
                 "tenant": self.tenant,
@@ -114,7 +116,8 @@ class Submit:
             digest = hashlib.sha256(body).hexdigest() if len(body) <= INLINE_BYTES else await asyncio.to_thread(_sha256, body)
         trace = trace_of(headers.get(b"traceparent"))
         now_ms = int(service.clock() * 1000)
-        post = Post(service.new_id(), job_type, tenant, key, body, digest, trace, now_ms, settings)
+        partitions = service.partitions or job_type.context["partitions"]
+        post = Post(service.new_id(), job_type, tenant, key, body, digest, trace, now_ms, settings, partitions)
         if job_type.handler is not None:
             reply = await self._with_handler(post, named)
         else:
@@ -162,9 +165,7 @@ class Submit:
             except HandlerError as error:
                 raise Problem(500, error.code, str(error)) from error
             except Problem as problem:
-                raise Problem(
-                    500, "HANDLER_INVALID_TASKS", "the handler built tasks that are not valid", details=problem.details
-                ) from problem
+                raise Problem(500, "HANDLER_BAD_TASK", "the handler built tasks that are not valid", details=problem.details) from problem
             return await reserved.finish(batch, orjson.loads(batch.facts()))
 
     async def _reserve(self, post: Post) -> tuple[Post, dict[str, Any] | None]:
@@ -311,11 +312,11 @@ def _adopt_tenant(post: Post, tenant: object, named: bool) -> Post:
 def _encode(tasks: list[DownloadTask], settings: Settings) -> bytes:
     for task in tasks:
         if task.bucket is not None and task.bucket not in settings.buckets:
-            raise HandlerError(f"the handler names bucket {task.bucket!r}, which is not configured", code="HANDLER_BUCKET_NOT_ALLOWED")
+            raise HandlerError(f"the handler names bucket {task.bucket!r}, which is not configured", code="HANDLER_BAD_TASK")
     try:
         return encode_tasks(tasks)
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        raise HandlerError(f"the handler built a task that JSON cannot hold: {error}", code="HANDLER_INVALID_TASKS") from error
+        raise HandlerError(f"the handler built a task that JSON cannot hold: {error}", code="HANDLER_BAD_TASK") from error
 
 
 def _sha256(body: bytes) -> str:
