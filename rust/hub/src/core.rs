@@ -1,6 +1,7 @@
 //! What all parts of the hub share: the database, what of it is visible to readers, and the way to the writer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -80,6 +81,8 @@ pub struct Core {
     /// Why manifests cannot be written.
     pub manifest_trouble: Mutex<Option<String>>,
     pub commands: mpsc::Sender<Command>,
+    /// Dropped last: whoever holds the other end learns that the database is closed.
+    pub _closed: std::sync::mpsc::SyncSender<Infallible>,
 }
 
 impl Core {
@@ -121,12 +124,8 @@ impl Core {
 
     /// Ends the threads; the writer finishes what it was given.
     pub fn close(&self) {
-        let mut stop = Command::Stop;
-        // A full queue empties itself, and a closed one needs no telling.
-        while let Err(mpsc::error::TrySendError::Full(back)) = self.commands.try_send(stop) {
-            stop = back;
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+        // A plain thread may wait for room in the queue, also when the caller is on a runtime. A closed queue needs no telling.
+        std::thread::scope(|scope| scope.spawn(|| self.commands.blocking_send(Command::Stop).is_ok()).join().is_ok());
     }
 
     /// Refuses what would need space when there is none.

@@ -1,9 +1,11 @@
 //! The hub as a whole: open, serve, end.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,14 +23,30 @@ use crate::{background, server};
 /// How long closing waits for reads under way.
 const LAST_READS: Duration = Duration::from_secs(2);
 
-/// The hub: one per database.
+/// The hub: one per database. Its parts end in the order in which they stand here.
 pub struct Hub {
-    core: Arc<Core>,
     stop: watch::Sender<bool>,
-    writer: Mutex<Option<JoinHandle<()>>>,
-    background: Mutex<Vec<JoinHandle<()>>>,
-    /// Held for as long as the hub lives.
+    _threads: Threads,
+    core: Arc<Core>,
+    _gone: Gone,
     _lock: File,
+}
+
+/// The writer and the background threads.
+struct Threads {
+    core: Arc<Core>,
+    writer: Option<JoinHandle<()>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+/// Waits for the database to be closed: reads under way still hold it open, and whoever opens it next should not meet them.
+struct Gone(Mutex<Receiver<Infallible>>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        // Either way there is nothing more to wait for.
+        let _ = self.0.lock().recv_timeout(LAST_READS);
+    }
 }
 
 impl Hub {
@@ -39,7 +57,7 @@ impl Hub {
 
     /// The same with a clock of the caller's.
     pub fn open_with(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Hub, HubOpenError> {
-        let Opened { core, start, commands, lock } = open(config, clock)?;
+        let Opened { core, start, commands, gone, lock } = open(config, clock)?;
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let doing = format!("start the thread {name}");
             let on_failure = |source| HubOpenError::Io { doing, source };
@@ -55,12 +73,12 @@ impl Hub {
             }),
         )?;
         let stop = watch::Sender::new(false);
-        let mut threads = Vec::new();
+        let mut threads = Threads { core: Arc::clone(&core), writer: Some(writer), background: Vec::new() };
         for (name, work) in background::tasks() {
             let core = Arc::clone(&core);
-            threads.push(spawn(name, Box::new(move || work(&core)))?);
+            threads.background.push(spawn(name, Box::new(move || work(&core)))?);
         }
-        Ok(Hub { core, stop, writer: Mutex::new(Some(writer)), background: Mutex::new(threads), _lock: lock })
+        Ok(Hub { stop, _threads: threads, core, _gone: Gone(Mutex::new(gone)), _lock: lock })
     }
 
     #[cfg(test)]
@@ -112,20 +130,20 @@ impl Hub {
 impl Drop for Hub {
     fn drop(&mut self) {
         self.shutdown();
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
         self.core.upkeep.close();
         self.core.manifests.close();
-        for thread in self.background.lock().drain(..) {
+        for thread in self.background.drain(..) {
             // A panic there has been reported already.
             let _ = thread.join();
         }
         self.core.close();
-        if let Some(writer) = self.writer.lock().take() {
+        if let Some(writer) = self.writer.take() {
             let _ = writer.join();
-        }
-        // Reads that are under way still hold the database open; whoever opens it next should not meet them.
-        let begun = std::time::Instant::now();
-        while Arc::strong_count(&self.core) > 1 && begun.elapsed() < LAST_READS {
-            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Opening the database: the lock, the checks that nothing acknowledged is missing, and what readers and the writer start from.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -45,6 +46,8 @@ pub struct Opened {
     pub core: Arc<Core>,
     pub start: Start,
     pub commands: mpsc::Receiver<Command>,
+    /// Hangs up when the database is closed.
+    pub gone: std::sync::mpsc::Receiver<Infallible>,
     pub lock: File,
 }
 
@@ -112,6 +115,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
     let manifest_next = last.map_or(head, |(key, _)| keys::number(Some(&key)) + 1);
 
     let (commands, queue) = mpsc::channel(COMMANDS);
+    let (closed, gone) = std::sync::mpsc::sync_channel(0);
     let core = Core {
         clock,
         task_partitions: format.partitions,
@@ -133,9 +137,10 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         commands,
         db,
         config,
+        _closed: closed,
     };
     *core.metrics.totals.lock() = totals;
-    Ok(Opened { core: Arc::new(core), start: Start { sequence, totals, manifest_next, outbox, side }, commands: queue, lock })
+    Ok(Opened { core: Arc::new(core), start: Start { sequence, totals, manifest_next, outbox, side }, commands: queue, gone, lock })
 }
 
 fn lock(directory: &Path) -> Result<File, HubOpenError> {

@@ -1,4 +1,5 @@
 //! Whatever happens to jobs, the ledger equals a naive model of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

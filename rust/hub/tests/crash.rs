@@ -1,5 +1,8 @@
 //! Kills, damage and failing disks: a child process is the hub, this one the client that remembers what was acknowledged.
 
+// The child is configured through its environment and ends like the real process.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! From accept to settled over a real socket.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Idempotency keys: repeated, concurrent, conflicting, given up, left behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
