@@ -69,7 +69,7 @@ def fetchbox_ingress(api_processes: int = 1, disk: Path | None = None) -> Ingres
 
 
 def sample_manifest(resources: int) -> bytes:
-    """What a crawler posts: image URLs of ordinary length with a name that does not repeat, so that they compress no better than real ones."""
+    """What a crawler posts: image URLs of ordinary length whose names are random: they compress no better than real ones."""
     names = (hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(resources))
     return manifest(
         [f"https://images.example.com/gallery/{name[:2]}/{name[2:]}.jpeg" for name in names], page="https://example.com/gallery"
