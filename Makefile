@@ -99,7 +99,7 @@ run: install ## the main job for real: service, origin, sample manifest, progres
 	$(VENV)/bin/python -m fetchbox.cli.demo examples/manifest.json
 
 bench: install ## the peers' comparison
-	$(VENV)/bin/python benches/peers.py
+	$(VENV)/bin/python benches/peers.py --install
 
 dev-up: ## the compose stack: FetchBox with Iggy and an S3 store
 	$(DOCKER_COMPOSE) -f $(COMPOSE) up -d
@@ -124,6 +124,6 @@ constraints: ## take the newest versions that pyproject.toml allows into constra
 	rm -rf .venv-constraints
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) $(TEST) dist target fetchbox-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TEST) .venv-bench dist target fetchbox-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f python/fetchbox/_core*.so

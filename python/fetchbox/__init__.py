@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fetchbox._core import Outcome
     from fetchbox.client import AsyncClient, Client
-    from fetchbox.errors import ConfigError, FetchboxError, HandlerError, HubUnavailable, Refused, ServiceUnavailable, StoreError, UsageError
+    from fetchbox.errors import (
+        ConfigError,
+        FetchboxError,
+        HandlerError,
+        HubUnavailable,
+        Refused,
+        ServiceUnavailable,
+        StoreError,
+        UsageError,
+    )
     from fetchbox.fetch import afetch, fetch
     from fetchbox.handlers import Handler
     from fetchbox.manifest import DownloadTask, Manifest, Resource

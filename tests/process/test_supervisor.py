@@ -293,6 +293,17 @@ def test_a_taken_port_is_one_clear_error(start: Start, monkeypatch: pytest.Monke
     assert run.notes() == []
 
 
+def test_sigterm_ends_the_wait_for_a_taken_port(start: Start) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        run = start({"api": 1}, config={"server": {"bind_addr": f"127.0.0.1:{sock.getsockname()[1]}"}})
+        run.event("the port is taken, trying for a moment")
+        began = time.monotonic()
+        assert run.end() == 0
+        assert time.monotonic() - began < 2
+
+
 def test_api_processes_share_the_socket_that_the_supervisor_bound(start: Start) -> None:
     run = start({"api": 2})
     address = run.event("ready")["api"].removeprefix("http://")

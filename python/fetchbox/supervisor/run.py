@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -67,6 +68,7 @@ class Supervisor:
         self._reloads = 0
         self._woken = asyncio.Event()
         self._listener: socket.socket | None = None
+        self._telemetry: socket.socket | None = None
         self._addresses: dict[str, str] = {}
         self._failure: BaseException | None = None
 
@@ -82,24 +84,41 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested)
         port: TelemetryPort | None = None
         try:
-            await self._take_addresses()
+            if not await self._unless_stopped(self._take_addresses()):
+                return 0
             self._make_slots()
             page = Page(self._slots, self._roles)
-            if (taken := await self._telemetry_socket()) is not None:
-                port = TelemetryPort(taken, page.metrics, page.ready)
+            if self._telemetry is not None:
+                port = TelemetryPort(self._telemetry, page.metrics, page.ready)
             log.info("starting", data_dir=self._config.data_dir, **self._addresses, processes=[slot.name for slot in self._slots])
             await self._run()
         finally:
             if port is not None:
                 await port.close()
-            if self._listener is not None:
-                self._listener.close()
+            for sock in (self._listener, self._telemetry):
+                if sock is not None:
+                    sock.close()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
         if self._failure is not None:
             raise self._failure
         log.info("stopped")
         return 0
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Does the work; False when a signal came first."""
+        task = asyncio.create_task(work)
+        while not task.done():
+            self._woken.clear()
+            woken = asyncio.create_task(self._woken.wait())
+            await asyncio.wait({task, woken}, return_when=asyncio.FIRST_COMPLETED)
+            woken.cancel()
+            if self._stops:
+                task.cancel()
+                await asyncio.wait({task})
+                return False
+        task.result()
+        return True
 
     # ---- start ------------------------------------------------------------------------------------------------------------
 
@@ -113,6 +132,11 @@ class Supervisor:
             # A port of 0 is known now; children guard it and tell it.
             server = self._config.server.model_copy(update={"bind_addr": bound})
             self._config = self._config.model_copy(update={"server": server})
+        if self._config.telemetry.metrics_addr:
+            self._telemetry, bound = await bind(self._config.telemetry.metrics_addr, "telemetry.metrics_addr", LEFTOVER_PATIENCE)
+            self._addresses["telemetry"] = f"http://{bound}"
+            telemetry = self._config.telemetry.model_copy(update={"metrics_addr": bound})
+            self._config = self._config.model_copy(update={"telemetry": telemetry})
 
     async def _claim_data_dir(self) -> None:
         try:
@@ -128,15 +152,6 @@ class Supervisor:
             if time.monotonic() >= deadline:
                 raise ProcessError(f"another FetchBox serves {self._config.data_dir}: stop it, or choose another data_dir")
             await asyncio.sleep(POLL_INTERVAL)
-
-    async def _telemetry_socket(self) -> socket.socket | None:
-        if not self._config.telemetry.metrics_addr:
-            return None
-        taken, bound = await bind(self._config.telemetry.metrics_addr, "telemetry.metrics_addr", LEFTOVER_PATIENCE)
-        self._addresses["telemetry"] = f"http://{bound}"
-        telemetry = self._config.telemetry.model_copy(update={"metrics_addr": bound})
-        self._config = self._config.model_copy(update={"telemetry": telemetry})
-        return taken
 
     def _make_slots(self) -> None:
         for role, count in self._roles.items():
