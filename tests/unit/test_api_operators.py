@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.unit.api_fakes import Ingress, error_code, manifest
+from tests.unit.api_fakes import FakeCoreError, Ingress, error_code, manifest
 
 from fetchbox.api.watch import Watch
 from fetchbox.errors import HubUnavailable, Refused
@@ -159,6 +159,12 @@ async def test_the_dlq_passes_through(ingress: Ingress) -> None:
     ingress.hub.answers["dlq"] = [{"entries": [], "next_cursor": None}]
     assert (await ingress.client.get("/operators/dlq?code=DOWNLOAD_TLS&host=a&since=2026-01-01")).json()["entries"] == []
     assert ingress.hub.called("query dlq") == [{"code": "DOWNLOAD_TLS", "host": "a", "since": "2026-01-01", "limit": 100}]
+
+
+async def test_a_hub_without_dead_letters_is_404(ingress: Ingress) -> None:
+    ingress.hub.fail("query dlq", FakeCoreError("internal", "invalid: there is no question dlq"))
+    response = await ingress.client.get("/operators/dlq")
+    assert (response.status_code, error_code(response)) == (404, "NOT_FOUND")
 
 
 async def test_a_replay_passes_through(ingress: Ingress) -> None:

@@ -52,7 +52,7 @@ async def jobs_answer(service: Service, request: Request, tenant: str | None) ->
 async def dlq_answer(service: Service, request: Request, tenant: str | None) -> Response:
     """Dead letters."""
     params = {name: text(request, name) for name in ("job", "code", "host", "since")}
-    return json_response(await service.hub.query("dlq", without_none({**params, **paging(request)})))
+    return json_response(await _dead_letters(service, "dlq", without_none({**params, **paging(request)})))
 
 
 async def replay_answer(service: Service, request: Request, tenant: str | None) -> Response:
@@ -63,7 +63,16 @@ async def replay_answer(service: Service, request: Request, tenant: str | None) 
         order: Any = orjson.loads(await read_body(request.receive, headers, MAX_REPLAY_BYTES))
     except orjson.JSONDecodeError as error:
         raise invalid(f"the body is not JSON: {error}") from error
-    return json_response(await service.hub.query("dlq_replay", replay_order(order)))
+    return json_response(await _dead_letters(service, "dlq_replay", replay_order(order)))
+
+
+async def _dead_letters(service: Service, question: str, params: dict[str, Any]) -> bytes:
+    try:
+        return await service.hub.query(question, params)
+    except service.core.CoreError as error:
+        if f"no question {question}" not in error.message:
+            raise
+        raise Problem(404, "NOT_FOUND", "this hub does not keep dead letters") from error
 
 
 def replay_order(order: object) -> dict[str, Any]:
