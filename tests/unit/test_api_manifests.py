@@ -50,9 +50,12 @@ async def test_a_refused_job_leaves_no_manifest(ingress: Ingress, store: MemoryS
     assert ingress.hub.keys == {}
 
 
-async def test_an_unknown_outcome_keeps_the_manifest_for_the_retry(ingress: Ingress, store: MemoryStore) -> None:
-    ingress.hub.fail("accept", HubUnavailable("gone"))
-    assert (await ingress.post(Idempotency_Key="k")).status_code == 503
+@pytest.mark.parametrize(("error", "status"), [(HubUnavailable("gone"), 503), (RuntimeError("a bug"), 500)])
+async def test_an_unknown_outcome_keeps_the_manifest_for_the_retry(
+    ingress: Ingress, store: MemoryStore, error: Exception, status: int
+) -> None:
+    ingress.hub.fail("accept", error)
+    assert (await ingress.post(Idempotency_Key="k")).status_code == status
     assert len(stored(store)) == 1
     assert (await ingress.post(Idempotency_Key="k")).status_code == 202
     assert len(stored(store)) == 1

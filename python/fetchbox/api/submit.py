@@ -225,7 +225,9 @@ class _Reserved:
         try:
             known = accept_facts(post, batch, facts, reserved=post.key is not None)
             reply = await self._service.hub.accept(known, batch, post.body if manifests.local else None)
-        except HubUnavailable:
+        except Refused:
+            raise
+        except BaseException:
             # It may have been committed before the answer was lost: what it refers to must stay.
             self._unknown = True
             raise
