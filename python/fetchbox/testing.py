@@ -242,6 +242,7 @@ class Service:
     log_path: Path
     config: dict[str, Any] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
+    _seen: dict[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def assets(self) -> Path:
@@ -285,6 +286,7 @@ class Service:
             if time.monotonic() > limit:
                 raise AssertionError(f"the service was not ready within {timeout:g} s:\n{self._tail()}")
             time.sleep(0.02)  # noqa: TID251  (a poll with a limit)
+        self.children()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> int:
         """SIGTERM and the exit status. AssertionError when it has to be killed."""
@@ -297,10 +299,15 @@ class Service:
             raise AssertionError(f"the service did not end within {timeout:g} s of SIGTERM:\n{self._tail()}") from None
 
     def kill(self) -> None:
-        """SIGKILL to the whole tree at once, as a power cut would."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """SIGKILL to every process of the tree at once, as a power cut would."""
+        self.children()
+        # The supervisor first, so that it starts nothing again; children have sessions of their own.
+        self.process.kill()
+        for pid in self.left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
+        wait_until(lambda: not self.left(), 10, what="the end of every process")
 
     def restart(self) -> None:
         """Starts it again with the same files after stop() or kill(), and waits until it is ready."""
@@ -308,18 +315,37 @@ class Service:
         self.wait_ready()
 
     def children(self) -> dict[int, str]:
-        """Process ids and titles of the living processes of this tree, its top process not among them."""
+        """Process ids and titles of the supervisor's living children. None once it has ended."""
         found = {}
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != self.process.pid:
+            if entry.name.isdigit():
                 with contextlib.suppress(OSError, IndexError):
-                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                    if int(fields[2]) == self.process.pid and fields[0] != "Z":
+                    fields = _stat(int(entry.name))
+                    if int(fields[1]) == self.process.pid and fields[0] != "Z":
                         found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                        self._seen[int(entry.name)] = fields[19]
         return found
+
+    def left(self) -> list[int]:
+        """Children that were seen at some time and still live, also when the supervisor does not any more."""
+        return [pid for pid, started in self._seen.items() if _started(pid) == started]
 
     def _tail(self) -> str:
         return self.log()[-4000:]
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name: state, parent, …, the start time at 19. OSError when there is no such process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _started(pid: int) -> str | None:
+    """What tells a process from a later one with its id; None for one that has ended."""
+    try:
+        fields = _stat(pid)
+    except OSError:
+        return None
+    return fields[19] if fields[0] != "Z" else None
 
 
 def _get(url: str, timeout: float) -> tuple[int, bytes]:
@@ -334,7 +360,7 @@ def _get(url: str, timeout: float) -> tuple[int, bytes]:
 
 
 def _spawn(command: list[str], log_path: Path) -> subprocess.Popen[str]:
-    # A session of its own: kill() reaches the whole tree, and a Ctrl-C in the terminal of the test run does not.
+    # A session of its own: a Ctrl-C in the terminal of the test run does not reach it.
     with open(log_path, "ab") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True, start_new_session=True)
 
@@ -388,8 +414,8 @@ def running_service(directory: Path, *, workers: int = 1, api_processes: int = 1
     try:
         yield service
         service.stop()
+    except KeyboardInterrupt:
+        service.stop()
+        raise
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(service.process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            service.process.wait(10)
+        service.kill()

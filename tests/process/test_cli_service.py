@@ -106,8 +106,8 @@ def test_a_second_service_of_the_same_directory_is_refused(service: Service) -> 
 def test_the_demonstration_ends_as_its_manifest_says(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fetchbox.cli.demo", str(ROOT / "examples/manifest.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "unexpected" not in done.stderr
-    assert "every process has ended" in done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "unexpected" not in done.stdout
+    assert "every process has ended" in done.stdout
     kept = next((tmp_path / "fetchbox-data").iterdir())
     assert len([path for path in (kept / "data" / "assets" / "resources").rglob("*") if path.is_file()]) > 40

@@ -20,17 +20,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from fetchbox.cli.output import clean, plural, size, stderr_console
+from fetchbox.cli import output
+from fetchbox.cli.output import clean, plural, size
 from fetchbox.cli.tally import print_table
 from fetchbox.cli.watch import counts, watch
 from fetchbox.client import ResourceOutcome
+from fetchbox.errors import FetchboxError
 from fetchbox.origin import content_sha256
 from fetchbox.testing import Service, SpawnedOrigin, running_service, spawned_origin
 
 WAIT_LIMIT = 120.0
 """Seconds that the whole job may take; it takes a few."""
 
-SHOWN = 12
+SHOWN = 15
 """Stored files that are listed one by one."""
 
 # Quick retries, so that the demonstration of them does not bore.
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> int:
     if len(argv) != 1 or not Path(argv[0]).is_file():
         print("usage: python -m fetchbox.cli.demo MANIFEST.json", file=sys.stderr)
         return 2
-    console = stderr_console()
+    console = output.console()
     directory = _directory()
     try:
         with spawned_origin(journal=directory / "origin.journal") as origin:
@@ -59,6 +61,10 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         console.print("interrupted")
         return 130
+    except (AssertionError, FetchboxError) as error:
+        # What went wrong, with the end of the service's log; a traceback would add nothing.
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        return 1
     console.print(f"kept in    {directory}", soft_wrap=True)
     return 0 if ok else 1
 
@@ -75,7 +81,7 @@ def _directory() -> Path:
 
 def _job(service: Service, origin: SpawnedOrigin, manifest: dict[str, Any]) -> bool:
     """Posts the manifest, waits, and tells and checks what came of it; whether all is as the manifest expects."""
-    console = stderr_console()
+    console = output.console()
     started = time.monotonic()
     with service.client() as client:
         accepted = client.submit(manifest)
@@ -89,16 +95,21 @@ def _job(service: Service, origin: SpawnedOrigin, manifest: dict[str, Any]) -> b
         check.one(outcome)
 
     stored = [o for o in outcomes if o.state == "stored"]
-    rows = [(o.id, size(o.size), o.sniffed_type or o.content_type, (o.sha256 or "")[:12], _place(o, service)) for o in stored]
-    console.print(
-        f"\n[bold]stored[/bold]: {plural(len(stored), 'file')}, {size(job.bytes_stored)} in {seconds:.1f} s, below {service.assets}"
-    )
-    print_table(console, ("id", "size", "type", "sha256", "stored as"), rows[:SHOWN])
+    below = Path(os.path.commonpath([_path(o).parent for o in stored])) if stored else service.assets
+    rows = [(o.id, size(o.size), o.sniffed_type or o.content_type, (o.sha256 or "")[:12], os.path.relpath(_path(o), below)) for o in stored]
+    console.print(f"\n[bold]stored[/bold]     {plural(len(stored), 'file')}, {size(job.bytes_stored)} in {seconds:.1f} s")
+    console.print(f"below      {below}", soft_wrap=True)
+    # Every so many of them: a bit of each kind.
+    shown = [rows[i * len(rows) // SHOWN] for i in range(SHOWN)] if len(rows) > SHOWN else rows
+    print_table(console, ("id", "size", "type", "sha256", "file"), shown)
     if len(rows) > SHOWN:
-        console.print(f"… and {len(rows) - SHOWN} more")
+        console.print(f"           and {len(rows) - SHOWN} more\n")
     failed = [o for o in outcomes if o.state == "failed"]
     meant = sum(1 for o in failed if expected.get(o.id or "") == o.code)
-    console.print(f"\n[bold]failed[/bold]: {len(failed)}, {meant} of them on purpose: the manifest holds what the web throws at a crawler")
+    console.print(
+        f"[bold]failed[/bold]     {len(failed)}, {meant} of them on purpose: the manifest holds what the web throws at a crawler",
+        soft_wrap=True,
+    )
     print_table(console, ("id", "code", "why"), [(o.id, o.code, o.message) for o in failed])
 
     sum_of = job.resource_completed + job.resource_reused + job.resource_filtered + job.resource_failed + job.resource_cancelled
@@ -116,10 +127,6 @@ def _job(service: Service, origin: SpawnedOrigin, manifest: dict[str, Any]) -> b
 
 def _path(outcome: ResourceOutcome) -> Path:
     return Path(unquote(urlsplit(outcome.storage_url or "").path))
-
-
-def _place(outcome: ResourceOutcome, service: Service) -> str:
-    return os.path.relpath(_path(outcome), service.assets)
 
 
 class _Check:

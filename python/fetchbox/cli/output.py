@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _WIDE = 4000
+_LOG_WIDTH = 160
 
 
 def emit(text: str) -> None:
@@ -36,11 +37,17 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def stderr_console() -> Console:
-    """The rich console for progress bars. It respects NO_COLOR and draws nothing that moves when stderr is no terminal."""
+def console(*, stderr: bool = False) -> Console:
+    """A rich console. It respects NO_COLOR; off a terminal it neither colours nor moves, and is wide enough for tables."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else _LOG_WIDTH)
+
+
+def stderr_console() -> Console:
+    """The rich console for progress bars and remarks."""
+    return console(stderr=True)
 
 
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: frozenset[str] = frozenset()) -> None:
@@ -55,9 +62,9 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, righ
         table.add_column(column, justify="right" if column in right else "left", no_wrap=not terminal, overflow="fold")
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
-    console = Console(width=None if terminal else _WIDE, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
+    drawing = Console(width=None if terminal else _WIDE, highlight=False)
+    with drawing.capture() as captured:
+        drawing.print(table)
     emit("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
 
 

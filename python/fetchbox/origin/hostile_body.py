@@ -65,7 +65,7 @@ async def reset_body(x: Exchange) -> None:
     await x.reset()
 
 
-@route("/hostile/drip", outcome="retried, then DOWNLOAD_TOO_SLOW")
+@route("/hostile/drip", outcome="retried, then DOWNLOAD_TOO_SLOW under fetch.min_speed, else DOWNLOAD_TIMEOUT at fetch.total_timeout")
 async def drip(x: Exchange) -> None:
     """`n` bytes (default 1,000,000) at one byte a second (or `rate`)."""
     size = x.integer("n", 1_000_000)
@@ -77,7 +77,7 @@ async def drip(x: Exchange) -> None:
         await asyncio.sleep(pause)
 
 
-@route("/hostile/stall", outcome="retried, then DOWNLOAD_TIMEOUT or DOWNLOAD_TOO_SLOW")
+@route("/hostile/stall", outcome="retried, then DOWNLOAD_TIMEOUT, or DOWNLOAD_TOO_SLOW under fetch.min_speed")
 async def stall(x: Exchange) -> None:
     """Half of `n` bytes (default 100,000), then silence, the connection open."""
     size = x.integer("n", 100_000)

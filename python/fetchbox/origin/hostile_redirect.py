@@ -23,7 +23,7 @@ _TARGETS = {
 @route(
     "/hostile/redirect/{kind}",
     example="/hostile/redirect/private",
-    outcome="DOWNLOAD_BLOCKED_ADDRESS for private, metadata, mapped, decimal; DOWNLOAD_BAD_SCHEME for file, gopher, ftp",
+    outcome="DOWNLOAD_BLOCKED_ADDRESS; DOWNLOAD_BAD_SCHEME for file, gopher, ftp; DOWNLOAD_DNS_NXDOMAIN; DOWNLOAD_BAD_URL for nowhere",
 )
 async def redirect(x: Exchange) -> None:
     """Redirects to a private address (private, metadata, mapped, decimal), to another scheme (file, gopher, ftp), or to nxdomain,
