@@ -200,13 +200,13 @@ async def robots_txt(x: Exchange) -> None:
     await x.respond(200, b"User-agent: shunned\nDisallow: /\n\nUser-agent: *\nDisallow: /robots/denied/\n")
 
 
-@route("/robots/denied/bytes/{n}", example="/robots/denied/bytes/1000", outcome="stored; with fetch.robots: filtered")
+@route("/robots/denied/bytes/{n}", example="/robots/denied/bytes/1000")
 async def robots_denied(x: Exchange) -> None:
     """Content that robots.txt disallows."""
     await send_body(x, body_of(x))
 
 
-@route("/robots/tagged/bytes/{n}", example="/robots/tagged/bytes/1000?tag=noai", outcome="stored; with fetch.robots: filtered")
+@route("/robots/tagged/bytes/{n}", example="/robots/tagged/bytes/1000?tag=noai")
 async def robots_tagged(x: Exchange) -> None:
     """Content with an `X-Robots-Tag` header (`tag`, by default noai)."""
     tag = "".join(c for c in x.text("tag", "noai") if " " <= c <= "~")
