@@ -25,6 +25,7 @@ mod store;
 mod sync;
 mod verify;
 
+pub use address::{AddressPolicy, classify};
 pub use api::{EngineError, FailedAttempt, Finished, FinishedKind, Stats, Submission};
 pub use config::{AuthConfig, EngineConfig, FetchConfig, JobStorageConfig, JobTypeConfig, ProxyChoice, ProxyPoolConfig, StorageConfig};
 pub use engine::Engine;

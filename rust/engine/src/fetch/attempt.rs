@@ -1,5 +1,6 @@
 //! One attempt at one task: redirects followed, answers judged, the body handed on.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -205,13 +206,16 @@ impl Attempt<'_> {
         let started = Instant::now();
         let profile = self.profile.clone();
         let times = &mut self.learned.times;
+        let resolving = AtomicBool::new(false);
         let work = async {
             let (host, port) = (url.host(), url.port_or_known_default().unwrap_or(0));
             let addresses = match host {
                 Some(Host::Ipv4(ip)) => vec![(ip, port).into()],
                 Some(Host::Ipv6(ip)) => vec![(ip, port).into()],
                 Some(Host::Domain(name)) => {
+                    resolving.store(true, Ordering::Relaxed);
                     let addresses = profile.resolver.resolve(name, started).await?;
+                    resolving.store(false, Ordering::Relaxed);
                     times.dns += started.elapsed();
                     addresses.iter().map(|ip| (*ip, port).into()).collect()
                 }
@@ -232,6 +236,7 @@ impl Attempt<'_> {
         };
         let result = match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
+            Err(_) if resolving.load(Ordering::Relaxed) => Err(Failure::new(Code::DownloadDnsTimeout, "the name servers did not answer in time")),
             Err(_) => Err(Failure::new(Code::DownloadConnectTimeout, format!("no connection within {} s", limit.as_secs_f64()))),
         };
         self.patience.progress(0);

@@ -59,7 +59,7 @@ impl Link {
         meter.expect_body();
         let io = TokioIo::new(Metered::new(socket, meter.clone()));
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_FIELDS);
+        builder.max_buf_size(MAX_HEAD_BYTES).max_header_size(MAX_HEAD_BYTES).max_headers(MAX_FIELDS);
         let (sender, conn) = builder.handshake(io).await?;
         Ok(Self::H1(Box::new(H1 { sender, conn, meter, ended: false })))
     }

@@ -12,13 +12,15 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use fetchbox_model::key::ObjectKey;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, linkat, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, linkat, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use crate::sync::lock;
 
 /// Where files wait that cannot do without a name; no key begins with a dot.
 const STAGING: &str = ".fetchbox-staging";
+/// How often the staging directory may vanish under one file; each time a worker must have started at that very moment.
+const STAGING_TRIES: usize = 16;
 /// Directories kept open.
 const MAX_DIRS: usize = 512;
 /// Most slices of one write.
@@ -103,11 +105,13 @@ impl LocalStore {
                 Err(error) => return Err(error.into()),
             }
         }
-        let staging = self.dir(STAGING)?;
-        let staged = self.unique();
-        let file = openat(&*staging, &staged, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC, FILE_MODE)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Draft { file, dir, parent: parent.into(), name: name.to_owned(), staged: Some((staging, staged)) })
+        let (file, staged) = self.stage(|staging, staged| {
+            let file = openat(staging, staged, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC, FILE_MODE)?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            // A sweep may have come before the lock.
+            if fstat(&file)?.st_nlink == 0 { Err(Errno::NOENT) } else { Ok(file) }
+        })?;
+        Ok(Draft { file, dir, parent: parent.into(), name: name.to_owned(), staged: Some(staged) })
     }
 
     /// Gives a whole file its name, replacing what had it.
@@ -129,16 +133,32 @@ impl LocalStore {
             }
             // A sweep of another process leaves locked files alone.
             flock(&draft.file, FlockOperation::NonBlockingLockExclusive)?;
-            let staging = self.dir(STAGING)?;
-            let staged = self.unique();
-            self.link(&draft.file, &staging, &staged)?;
-            draft.staged = Some((staging, staged));
+            let ((), staged) = self.stage(|staging, staged| self.link(&draft.file, staging, staged))?;
+            draft.staged = Some(staged);
         }
         if let Some((staging, staged)) = &draft.staged {
             renameat(&**staging, staged, &*draft.dir, &draft.name)?;
             draft.staged = None;
         }
         Ok(())
+    }
+
+    /// Gives `make` the staging directory and a new name in it, again when the sweep of another process removed the directory meanwhile.
+    fn stage<T>(&self, make: impl Fn(&OwnedFd, &str) -> Result<T, Errno>) -> io::Result<(T, (Arc<OwnedFd>, String))> {
+        for _ in 0..STAGING_TRIES {
+            let staging = match self.dir(STAGING) {
+                Ok(staging) => staging,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let staged = self.unique();
+            match make(&staging, &staged) {
+                Ok(made) => return Ok((made, (staging, staged))),
+                Err(Errno::NOENT) => self.forget(STAGING),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::Error::other("the staging directory is removed again and again"))
     }
 
     fn link(&self, file: &OwnedFd, dir: &OwnedFd, name: &str) -> Result<(), Errno> {

@@ -81,3 +81,19 @@ fn an_object_in_the_way_of_a_directory_is_an_error() {
     put(&store, "a", b"1");
     assert!(store.create(&ObjectKey::from_path("a/b").unwrap()).is_err());
 }
+
+#[test]
+fn a_start_beside_us_that_removes_the_staging_directory_costs_nothing() {
+    for nameless in [true, false] {
+        let root = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(root.path()).unwrap();
+        store.nameless.store(nameless, Ordering::Relaxed);
+        for body in [b"1", b"2", b"3"] {
+            put(&store, "x", body);
+            // Another worker opens the same root: its sweep takes the empty staging directory, whose descriptor we keep.
+            drop(LocalStore::open(root.path()).unwrap());
+            assert_eq!(names(root.path()), ["x"]);
+            assert_eq!(fs::read(root.path().join("x")).unwrap(), body);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Hosts side by side: dead ones slow only themselves, limits hold.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use fetchbox_engine::FinishedKind;
+
+use crate::support::origin::{Origin, Step, ok};
+use crate::support::{Fetcher, assert_stored, outcome, task};
+
+#[test]
+fn a_dead_host_goes_back_to_the_caller_and_others_go_on() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let origin = Origin::always(ok(b"x"));
+    let mut fetcher = Fetcher::new(|config| {
+        config.fetch.max_attempts = 10;
+        config.fetch.backoff_base = 0.0;
+    });
+    for n in 0..2000 {
+        let mut task = task(&format!("http://{dead}/"));
+        task.resource_id = format!("dead{n}");
+        fetcher.submit(task);
+    }
+    let started = Instant::now();
+    for n in 0..200 {
+        let mut task = task(&origin.url("/"));
+        task.resource_id = format!("good{n}");
+        fetcher.submit(task);
+    }
+    let mut stored = 0;
+    while stored < 200 {
+        for finished in fetcher.drain(1) {
+            if finished.task.resource_id.starts_with("good") {
+                assert_stored(&outcome(finished));
+                stored += 1;
+            }
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(fetcher.engine().stats().open_circuits, 1);
+}
+
+#[test]
+fn a_task_that_is_not_due_for_long_is_handed_back_untried() {
+    let origin = Origin::always(ok(b"x"));
+    let mut fetcher = Fetcher::new(|_| {});
+    let now = crate::origins::now_ms();
+    let mut late = task(&origin.url("/"));
+    late.not_before_ms = now + 100_000;
+    let finished = fetcher.run(late);
+    assert!(finished.attempts.is_empty());
+    assert!(matches!(finished.result, FinishedKind::Later { not_before_ms, .. } if not_before_ms.abs_diff(now + 100_000) < 2_000));
+    let mut soon = task(&origin.url("/"));
+    soon.not_before_ms = crate::origins::now_ms() + 500;
+    let started = Instant::now();
+    assert_stored(&fetcher.outcome(soon));
+    assert!(started.elapsed() >= Duration::from_millis(400));
+}
+
+#[test]
+fn no_more_than_per_host_concurrency_at_once() {
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = most.clone();
+    let origin = Origin::new(move |_, _| {
+        seen.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(30));
+        RUNNING.fetch_sub(1, Ordering::SeqCst);
+        ok(b"x")
+    });
+    let mut fetcher = Fetcher::new(|config| config.fetch.per_host_concurrency = 3);
+    for n in 0..20 {
+        let mut task = task(&origin.url("/"));
+        task.resource_id = n.to_string();
+        fetcher.submit(task);
+    }
+    fetcher.drain(20);
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn the_rate_per_host_holds() {
+    let origin = Origin::always(ok(b"x"));
+    let mut fetcher = Fetcher::new(|config| config.fetch.per_host_rate = 20.0);
+    let started = Instant::now();
+    for n in 0..11 {
+        let mut task = task(&origin.url("/"));
+        task.resource_id = n.to_string();
+        fetcher.submit(task);
+    }
+    fetcher.drain(11);
+    assert!(started.elapsed() >= Duration::from_millis(490), "{:?}", started.elapsed());
+}
+
+#[test]
+fn stalled_origins_do_not_hold_up_others_beyond_their_slots() {
+    let stalled = Origin::always(vec![Step::Hang]);
+    let origin = Origin::always(ok(b"x"));
+    let mut fetcher = Fetcher::new(|config| config.concurrency = 16);
+    for n in 0..100 {
+        let mut task = task(&stalled.url("/"));
+        task.resource_id = format!("stalled{n}");
+        fetcher.submit(task);
+    }
+    for n in 0..50 {
+        let mut task = task(&origin.url("/"));
+        task.resource_id = n.to_string();
+        fetcher.submit(task);
+    }
+    let started = Instant::now();
+    for finished in fetcher.drain(50) {
+        assert_stored(&outcome(finished));
+    }
+    assert!(started.elapsed() < Duration::from_secs(3));
+    fetcher.engine().cancel("job");
+    let finished = fetcher.drain(100);
+    assert!(finished.iter().all(|item| matches!(item.result, FinishedKind::Dropped)));
+}
