@@ -3,6 +3,7 @@
     for outcome in fetchbox.fetch(urls, store="out/"):
         print(outcome.url, outcome.state, outcome.size, outcome.sha256)
 
+Objects are named by their `key`, by `storage.key_template`, or after their id or URL (`ab/photo~1f2e….jpg`).
 Input is consumed lazily and never more than 10,000 tasks ahead of the outcomes. A failed download is an outcome; exceptions are for misuse
 and broken stores.
 """
@@ -21,6 +22,7 @@ import orjson
 from fetchbox._core import CoreError, Engine, Outcome
 from fetchbox.config import Config, engine_options, load_library
 from fetchbox.errors import ConfigError, StoreError, UsageError
+from fetchbox.keys import object_key
 from fetchbox.manifest import DownloadTask, Resource
 
 AHEAD_LIMIT = 10_000
@@ -178,6 +180,10 @@ class _Session:
         if not tasks:
             return
         rows = [_row(task, self._next_index + i) for i, task in enumerate(tasks)]
+        if self._options["storage"].get("key_template") is None:
+            for row in rows:
+                # The same input finds its objects again, and two runs into one directory do not meet by their counting.
+                row.setdefault("key", object_key(row["url"], row["id"] if row["id"] != str(row["index"]) else None))
         self._next_index += len(rows)
         self.ahead += self.engine.submit_tasks(orjson.dumps(rows))
 

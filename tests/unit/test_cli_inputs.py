@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fetchbox.cli.inputs import Item, Source
-from fetchbox.cli.keys import object_key
 from fetchbox.errors import UsageError
+from fetchbox.keys import object_key
 
 A, B = "http://a.example/1.jpg", "http://b.example/2.jpg"
 

@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from fetchbox.cli.inputs import Item, Source
-from fetchbox.cli.keys import object_key
 from fetchbox.cli.options import ConfigOption, JsonOption, config_path
 from fetchbox.cli.output import emit, emit_json
 from fetchbox.cli.tally import Show, Tally
 from fetchbox.errors import UsageError
+from fetchbox.keys import object_key
 
 if TYPE_CHECKING:
     from fetchbox._core import Outcome
