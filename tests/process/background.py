@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -66,8 +67,16 @@ def sampling(oracle: Oracle, *, every: float = 0.25) -> Background:
     return Background("sampling", work)
 
 
-def posting(oracle: Oracle, loads: Iterable[Load], *, ahead: int, seed: int = 0, limit: float = 60.0) -> Background:
-    """Posts the jobs so that about `ahead` tasks wait at any moment, going by the origin's journal.
+def posting(
+    oracle: Oracle,
+    loads: Iterable[Load],
+    *,
+    ahead: int,
+    released: Callable[[], int] = lambda: sys.maxsize,
+    seed: int = 0,
+    limit: float = 60.0,
+) -> Background:
+    """Posts the jobs so that about `ahead` tasks wait at any moment, going by the journal, and at most `released` and `ahead` in all.
 
     Now and then it repeats an earlier post, whose answer must be the same job.
     """
@@ -76,7 +85,7 @@ def posting(oracle: Oracle, loads: Iterable[Load], *, ahead: int, seed: int = 0,
     def work(stopped: threading.Event) -> None:
         posted: list[Load] = []
         for load in loads:
-            while oracle.tasks - oracle.journal.total > ahead and not stopped.is_set():
+            while oracle.tasks - min(oracle.journal.total, released()) > ahead and not stopped.is_set():
                 pause(0.02)
             if stopped.is_set():
                 return

@@ -76,12 +76,14 @@ def run(directory: Path, size: Size, seed: int) -> CrashReport:
         oracle = Oracle(service.http, service.assets, origin.journal)
         service.start()
         loads = (plain(origin.base_url, job, size.per_job, size=size.bytes, tenants=3) for job in range(size.tasks // size.per_job))
-        # A few seconds of work ahead: every kill meets tasks in flight and posts on their way.
+        # A few seconds of work ahead: every kill meets tasks in flight, on a slow machine too, and posts on their way.
         ahead = max(4 * size.per_job, int(size.pace * 4))
+        done = kills.Kills(seed)
         schedule = kills.plan(seed, size.kills, size.tasks, least=size.least, tree=size.tree)
         try:
-            with posting(oracle, loads, ahead=ahead, seed=seed) as poster, sampling(oracle, every=size.sample_every) as sampler:
-                done = kills.carry_out(service, oracle, schedule, seed, (poster, sampler))
+            poster = posting(oracle, loads, ahead=ahead, released=lambda: done.next_at, seed=seed)
+            with poster, sampling(oracle, every=size.sample_every) as sampler:
+                kills.carry_out(service, oracle, schedule, done, (poster, sampler))
                 poster.join(60 + size.tasks / size.pace)
             service.wait_ready()
             oracle.await_settled(size.settle_limit)

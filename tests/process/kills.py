@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from tests.process.waiting import wait_for
 
 TREE = "everything"
 """The supervisor with all its children."""
+EARLY = 0.2
+"""Part of the kills that does not wait until the ones before are healed."""
 PROGRESS_LIMIT = 60.0
 """Seconds in which the origin must see the next requests, whatever was killed before."""
 
@@ -25,6 +28,8 @@ class Kill:
 
     at: int
     whom: str
+    early: bool = False
+    """Whether it strikes whatever is there, be it still starting. The others wait until every process is ready."""
 
 
 @dataclass(slots=True)
@@ -33,8 +38,8 @@ class Kills:
 
     seed: int
     done: Counter[str] = field(default_factory=Counter)
-    idle: int = 0
-    """Kills before which nothing had been asked of the origin since the one before."""
+    next_at: int = 0
+    """Where the next kill is due; so much work and some more may be posted."""
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -53,25 +58,26 @@ def plan(seed: int, kills: int, requests: int, *, least: int, tree: int) -> list
     # Work is under way from the first requests on and still is when the last kill comes.
     first, last = requests // 50, requests - requests // 25
     points = sorted(chance.sample(range(first, last), kills))
-    return [Kill(at, role) for at, role in zip(points, whom, strict=True)]
+    return [Kill(at, role, chance.random() < EARLY) for at, role in zip(points, whom, strict=True)]
 
 
-def carry_out(service: Service, oracle: Oracle, kills: Sequence[Kill], seed: int, helpers: Sequence[Background]) -> Kills:
+def carry_out(service: Service, oracle: Oracle, kills: Sequence[Kill], result: Kills, helpers: Sequence[Background]) -> None:
     """Carries out the plan; the helpers post and sample meanwhile. AssertionError when work stops or a helper fails."""
-    result = Kills(seed)
     started = time.monotonic()
     seen_before = -1
     for number, kill in enumerate(kills):
+        result.next_at = kill.at
         # Work that a kill undid is asked for again, so the journal runs ahead of the plan; it never lags behind.
         target = max(kill.at, seen_before + 1)
+        before = [f"{k.at}: {k.whom}{' (early)' if k.early else ''}" for k in kills[max(0, number - 5) : number]]
 
-        def reached(target: int = target) -> bool:
+        def reached(target: int = target, early: bool = kill.early) -> bool:
             for helper in helpers:
                 helper.raise_failure()
-            return oracle.journal.total >= target
+            return oracle.journal.total >= target and (early or service.all_ready())
 
         wait_for(
-            f"request {target} at the origin, for kill {number} ({kill.whom}) of seed {seed}; the ones before: {list(kills[:number][-5:])}",
+            f"request {target} at the origin and, unless it is an early one, readiness for kill {number} ({kill}); before it: {before}",
             reached,
             PROGRESS_LIMIT,
             describe=service.dump,
@@ -79,8 +85,8 @@ def carry_out(service: Service, oracle: Oracle, kills: Sequence[Kill], seed: int
         seen_before = oracle.journal.total
         strike(service, kill.whom)
         result.done[kill.whom] += 1
+    result.next_at = sys.maxsize
     result.seconds = time.monotonic() - started
-    return result
 
 
 def strike(service: Service, whom: str) -> None:

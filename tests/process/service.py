@@ -122,6 +122,10 @@ class Service(testing.Service):
 
         wait_for("/health/ready to be 200", ready, timeout, every=0.05, describe=self.dump)
 
+    def all_ready(self) -> bool:
+        """Whether the supervisor says that every process can do its part."""
+        return self.http.status(self.metrics_url + "/health/ready") == 200
+
     @property
     def running(self) -> bool:
         """Whether the top process lives."""

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import json
 import random
-import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from fetchbox.config import hub_options, load
+from tests.process import crash
 from tests.process.faults import failing_syncs, fill, frozen, small_disk
 from tests.process.load import Load, plain
 from tests.process.oracle import Oracle
 from tests.process.origins import OriginProcess
 from tests.process.processes import look
-from tests.process.service import START_LIMIT, Service, command
+from tests.process.service import START_LIMIT, Service
 from tests.process.waiting import wait_for
+
+
+def red(service: Service) -> bool:
+    """Whether the operator's health or the node's says that something is wrong."""
+    return service.http.status("/operators/health") == 503 or not service.all_ready()
 
 
 def post_until_refused(service: Service, oracle: Oracle, origin: str) -> Load:
@@ -68,13 +76,13 @@ def test_a_full_disk_under_the_store_holds_work_until_there_is_room(tmp_path: Pa
             ballast = fill(disk, 16 << 10)
             job_id = oracle.post(plain(origin.base_url, 1, 20, size=200 * 1024))
             wait_for("the downloads", lambda: origin.journal.total >= 10, 30, describe=service.dump)
-            wait_for("health to turn red", lambda: service.http.status("/operators/health") == 503, 20, every=0.1, describe=service.dump)
+            wait_for("health to turn red", lambda: red(service), 20, every=0.1, describe=service.dump)
             job = service.http.job(job_id)
             assert job["resource_failed"] == 0, f"a full disk is nobody's failure: {job}"
             ballast.unlink()
             oracle.await_settled(90)
             assert service.http.job(job_id)["status"] == "completed"
-            wait_for("health to turn green", lambda: service.http.status("/operators/health") == 200, 30, every=0.1, describe=service.dump)
+            wait_for("health to turn green", lambda: not red(service), 30, every=0.1, describe=service.dump)
             oracle.check(ratio=20)
             service.end()
 
@@ -106,44 +114,89 @@ def test_a_failed_sync_ends_the_hub_and_nothing_is_acknowledged_after(tmp_path: 
 # ---- the database's first moments -----------------------------------------------------------------------------------------------
 
 
-def hub_ready(service: Service) -> bool:
-    """Whether the hub, run alone, says on its telemetry port that it is ready."""
-    return service.http.status(service.metrics_url + "/health/ready") == 200
+HUB = """
+import sys
+from fetchbox._core import Hub
+hub = Hub(sys.argv[1].encode())
+print("open", flush=True)
+sys.stdin.read()
+hub.close()
+"""
+"""A hub without a service around it: it opens, says so, and closes when its standard input ends."""
 
 
-@pytest.mark.timeout(200)
+class BareHub:
+    """The database's owner by itself, so that twenty beginnings take seconds."""
+
+    def __init__(self, directory: Path) -> None:
+        config = load(env={}, overrides={"data_dir": str(directory), "hub": {"path": str(directory / "hub")}})
+        self.directory = directory
+        self._command = [sys.executable, "-c", HUB, json.dumps(hub_options(config))]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        """Starts it."""
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process."""
+        assert self._process is not None
+        return self._process
+
+    def await_open(self) -> None:
+        """Waits until it is open; AssertionError with what it said instead."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line == b"open\n", (line + self.process.stdout.read()).decode()
+
+    def await_first_file(self) -> None:
+        """Waits until there is something of the database on disk."""
+        wait_for("the first file of the database", self._has_files, START_LIMIT)
+
+    def _has_files(self) -> bool:
+        return self.directory.exists() and any(path.name.startswith("hub") for path in self.directory.iterdir())
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self._end()
+
+    def close(self) -> None:
+        """Ends it as the service would."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self._end() == 0
+
+    def _end(self) -> int:
+        code = self.process.wait(START_LIMIT)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return code
+
+
 def test_a_database_killed_while_it_is_made_always_opens_afterwards(tmp_path: Path) -> None:
-    """`fetchbox hub` is killed twenty times, each time over a new directory, at a random moment of the database's creation."""
-    seed = int(os.environ.get("FETCHBOX_CRASH_SEED", "0")) or random.randrange(2**31)
-    print(f"FETCHBOX_CRASH_SEED={seed}")
+    """A hub is killed twenty times, each time over a new directory, at a random moment of its database's creation."""
+    seed = crash.chosen_seed()
+    print(f"{crash.SEED_VARIABLE}={seed}")
     chance = random.Random(seed)
-    window = 0.0
-    for number in range(21):
-        service = Service(tmp_path / str(number))
-        service.command = command("hub", "--config", str(service.config_path))
-        service.launch()
-        wait_for("the first file of the database", lambda service=service: _entries(service.data_dir), START_LIMIT, describe=service.dump)  # type: ignore[misc]
-        seen = time.monotonic()
-        if number == 0:
-            # The first one is let live: it shows how long there is something to interrupt.
-            wait_for("the hub", lambda service=service: hub_ready(service), START_LIMIT, describe=service.dump)  # type: ignore[misc]
-            window = time.monotonic() - seen
-        else:
-            moment = seen + chance.uniform(0, window)
-            while time.monotonic() < moment:
-                pass
-            service.kill_tree()
-            service.launch()
-            wait_for(
-                f"the hub to open what kill {number} of seed {seed} left",
-                lambda service=service: hub_ready(service),  # type: ignore[misc]
-                START_LIMIT,
-                describe=service.dump,
-            )
-        service.process.send_signal(signal.SIGTERM)
-        service.await_exit(0)
-        service.close()
-
-
-def _entries(directory: Path) -> bool:
-    return directory.exists() and any(path.name.startswith("hub") for path in directory.iterdir())
+    first = BareHub(tmp_path / "first")
+    first.launch()
+    first.await_first_file()
+    began = time.monotonic()
+    # This one is let live: it shows how long there is something to interrupt.
+    first.await_open()
+    window = time.monotonic() - began
+    first.close()
+    for number in range(20):
+        hub = BareHub(tmp_path / str(number))
+        hub.launch()
+        hub.await_first_file()
+        moment = time.monotonic() + chance.uniform(0, window)
+        while time.monotonic() < moment:
+            pass
+        hub.kill()
+        hub.launch()
+        hub.await_open()
+        hub.close()

@@ -23,16 +23,16 @@ from tests.process.waiting import wait_for
 def test_sigterm_under_load_drains_and_loses_nothing(tmp_path: Path) -> None:
     with OriginProcess(tmp_path, pace=200) as origin, Service(tmp_path / "service", {"worker": {"processes": 2}}).start() as service:
         oracle = Oracle(service.http, service.assets, origin.journal)
-        for _ in range(3):
-            with posting(oracle, (plain(origin.base_url, job, 50) for job in range(8)), ahead=200) as poster:
-                target = origin.journal.total + 60
+        for lap in range(3):
+            with posting(oracle, (plain(origin.base_url, 8 * lap + job, 50) for job in range(8)), ahead=200) as poster:
+                target = origin.journal.total + 100
                 wait_for("requests at the origin", lambda target=target: origin.journal.total >= target, 30, describe=service.dump)  # type: ignore[misc]
                 service.end()
                 service.start()
                 poster.join(60)
         oracle.await_settled(60)
         report = oracle.check(ratio=1.1)
-        assert report.jobs == 8
+        assert report.jobs == 24
         service.end()
 
 
