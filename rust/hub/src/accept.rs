@@ -67,6 +67,7 @@ impl Writer {
         }
         fail_point!("hub::accept::before");
         let reply = self.create(id, request, key.clone());
+        fail_point!("hub::accept::after");
         if let Some(key) = key {
             self.resolved(&key);
         }

@@ -331,7 +331,18 @@ async fn serve(shared: &Shared, mut reader: Reader, mut writer: Writer) -> Strin
             }
         }
     };
-    tokio::select! { reason = write => reason, reason = read => reason }
+    // Says that this process still runs, also when it has nothing to ask: one that was stopped must not keep its partitions.
+    let ping = async {
+        let mut every = tokio::time::interval(PING_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            if link.frames.send(encode(0, PING, &Empty {})).await.is_err() {
+                return "closed".to_owned();
+            }
+        }
+    };
+    tokio::select! { reason = write => reason, reason = read => reason, reason = ping => reason }
 }
 
 fn deliver(shared: &Shared, link: &Link, frame: Bytes) {

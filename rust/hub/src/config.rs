@@ -102,6 +102,9 @@ pub struct HubConfig {
     /// What clients must show, when set.
     #[serde(default)]
     pub token: Option<String>,
+    /// A connection that gives no sign of life for so long is closed, and its partitions move, s.
+    #[serde(default = "session_timeout")]
+    pub session_timeout: f64,
     /// Bytes of the file system that are kept free: below it accepts and appends are refused. `None`: 2 % of it, at most 64 MiB.
     #[serde(default)]
     pub reserve_bytes: Option<u64>,
@@ -117,6 +120,10 @@ fn embedded() -> Broker {
 
 fn task_partitions() -> u32 {
     Topic::Tasks.default_partitions()
+}
+
+fn session_timeout() -> f64 {
+    30.0
 }
 
 fn outbox_max_bytes() -> u64 {
@@ -136,6 +143,7 @@ impl HubConfig {
             store_root: None,
             broker: embedded(),
             token: None,
+            session_timeout: session_timeout(),
             reserve_bytes: None,
         }
     }

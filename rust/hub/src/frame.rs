@@ -4,6 +4,8 @@
 //! repeats the request's id with op [`OK`] or [`ERROR`]; a push has id 0 and op [`PUSH`]. Payloads are protobuf messages derived here by hand: nobody but
 //! the hub and its client speaks this, and both come from the same build ([`PROTOCOL`] is compared in the greeting).
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use fetchbox_model::batch::Batch;
 use fetchbox_model::stream::Topic;
@@ -25,6 +27,11 @@ pub const OK: u8 = 128;
 pub const ERROR: u8 = 129;
 /// Op of a push, payload [`PushFrame`].
 pub const PUSH: u8 = 130;
+
+/// Op of a sign of life, id 0 and no payload; never answered.
+pub const PING: u8 = 131;
+/// How often a client gives a sign of life.
+pub const PING_EVERY: Duration = Duration::from_secs(2);
 
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -176,6 +176,7 @@ impl Writer {
         if let Some(job) = self.stage.jobs.get_mut(id) {
             job.record.log_end = offset + 1;
         }
+        fail_point!("hub::event::after");
     }
 
     /// Moves the offsets of partitions that the member owns, and only forward.

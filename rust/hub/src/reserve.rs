@@ -110,6 +110,7 @@ impl Writer {
                 let fresh = Reserved { job: proposed.to_vec(), body_sha256: request.body_sha256.clone(), accepted: false, created_ms };
                 fail_point!("hub::reserve::before");
                 self.stage.put(Space::Index, key.clone(), fresh.encode_to_vec());
+                fail_point!("hub::reserve::after");
                 proposed
             }
         };

@@ -11,6 +11,7 @@ use prost::Message;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::core::Core;
@@ -162,11 +163,19 @@ type Writer = FramedWrite<tokio::net::unix::OwnedWriteHalf, LengthDelimitedCodec
 async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replies: mpsc::Sender<Bytes>) {
     // Dropped with the connection, which ends what is still under way.
     let mut requests = JoinSet::new();
+    let silence = Duration::try_from_secs_f64(core.config.session_timeout).unwrap_or(Duration::MAX);
+    let mut deadline = Instant::now() + silence;
     loop {
+        // What has arrived is read first: after a stop of the hub itself the signs of life are there, only late.
         tokio::select! {
+            biased;
             frame = reader.next(), if requests.len() < IN_FLIGHT => {
                 let Some(Ok(frame)) = frame else { return };
                 let Some((id, op, payload)) = split(frame.freeze()) else { return };
+                deadline = Instant::now() + silence;
+                if op == PING {
+                    continue;
+                }
                 let (core, peer, replies) = (Arc::clone(core), peer.clone(), replies.clone());
                 requests.spawn(async move {
                     let result = match Op::from_id(op) {
@@ -180,6 +189,7 @@ async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replie
                 });
             }
             Some(_) = requests.join_next() => {}
+            () = tokio::time::sleep_until(deadline), if requests.len() < IN_FLIGHT => return,
         }
     }
 }

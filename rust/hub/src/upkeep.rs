@@ -88,6 +88,7 @@ impl Writer {
         stage.put(Space::Log, record::key(OUTBOX_TOPIC, 0, self.outbox_next), value);
         self.outbox_next += 1;
         stage.put(Space::Meta, keys::OUTBOX, outbox_state(self.outbox_next, self.outbox_done, self.outbox_bytes));
+        fail_point!("hub::outbox::after");
     }
 
     /// Deletes what is published.

@@ -78,3 +78,33 @@ async fn a_poll_waits_for_what_comes_and_is_fair_between_partitions() {
     assert!(seen.len() >= 6, "one partition after another instead of all in turn: {seen:?}");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stands_still_loses_its_partitions_and_one_that_only_waits_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = config(dir.path());
+    settings.session_timeout = 4.0;
+    let running = Running::start(settings);
+    // A runtime that is driven only until the join is answered: from then on the process might as well be stopped.
+    let socket = running.socket.clone();
+    let stopped = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let owned = runtime.block_on(async {
+            let still = client(&socket, "still", Role::Worker);
+            still.wait_connected(LIMIT).await.unwrap();
+            still.join(join("still")).await.unwrap().partitions.len()
+        });
+        assert_eq!(owned, 8);
+        runtime
+    });
+    let stopped = stopped.await.unwrap();
+    let waiting = running.client("waiting", Role::Worker).await;
+    let mut pushes = waiting.subscribe();
+    let mut assignment = waiting.join(join("waiting")).await.unwrap();
+    while partitions(&assignment, false).len() < 8 {
+        assignment = next_assignment(&waiting, "waiting", &assignment).await;
+    }
+    assert!(pushes.try_recv().is_err(), "the waiting worker was never disconnected");
+    tokio::task::spawn_blocking(move || drop(stopped)).await.unwrap();
+    running.stop().await;
+}
