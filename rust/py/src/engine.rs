@@ -11,7 +11,7 @@ use fetchbox_engine::window::{Malformed, Window};
 use fetchbox_engine::{EngineConfig, EngineError, FinishedKind, Submission};
 use fetchbox_model::message::{DownloadTask, HttpHeader, ProxyHint, StorageHint, TaskAttributes};
 use pyo3::prelude::*;
-use pyo3_object_store::PyObjectStore;
+use pyo3_object_store::AnyObjectStore;
 use serde::Deserialize;
 
 use crate::completion::{Wakeup, lock};
@@ -51,11 +51,11 @@ pub struct Engine {
 impl Engine {
     #[new]
     #[pyo3(signature = (options, store = None, log_stored = false))]
-    fn new(py: Python<'_>, options: &[u8], store: Option<PyObjectStore>, log_stored: bool) -> PyResult<Self> {
+    fn new(py: Python<'_>, options: &[u8], store: Option<Bound<'_, PyAny>>, log_stored: bool) -> PyResult<Self> {
         let config: EngineConfig = serde_json::from_slice(options).map_err(|error| CoreError::new("config", "engine", error.to_string()))?;
         let wakeup = Arc::new(Wakeup::new()?);
         let wake = Arc::clone(&wakeup);
-        let store = store.map(PyObjectStore::into_dyn);
+        let store = store.map(object_store).transpose()?;
         let engine =
             py.detach(|| fetchbox_engine::Engine::start(config, store, Arc::new(move || wake.notify()))).map_err(engine_error)?;
         Ok(Self {
@@ -193,6 +193,14 @@ impl Engine {
             Err(_) => String::new(),
         }
     }
+}
+
+/// An obstore store, made again inside this module from its own settings.
+fn object_store(store: Bound<'_, PyAny>) -> Result<Arc<dyn object_store::ObjectStore>, CoreError> {
+    store.extract::<AnyObjectStore>().map(AnyObjectStore::into_dyn).map_err(|error| {
+        let message = format!("a directory, a URL or obstore's S3Store, GCSStore, AzureStore, HTTPStore or LocalStore is taken as store: {error}");
+        CoreError::new("store", "store", message)
+    })
 }
 
 impl Engine {
