@@ -104,6 +104,13 @@ def test_a_variable_reaches_the_name_that_the_file_gave(here: Path) -> None:
     assert {name: job_type.handler_timeout for name, job_type in config.job_types.items()} == {"My-Gallery": 7.0}
 
 
+def test_an_empty_table_names_a_job_type_and_clears_nothing(here: Path) -> None:
+    (here / "fetchbox.toml").write_text("[job_types.plain]\n[job_types.set]\nhandler_timeout = 5\n[server]\nprocesses = 2\n")
+    config = load(env={"FETCHBOX__SERVER": "{}"}, overrides={"server": {}, "job_types": {"set": {}}})
+    assert {name: job_type.handler_timeout for name, job_type in config.job_types.items()} == {"plain": 30.0, "set": 5.0}
+    assert config.server.processes == 2
+
+
 def test_secrets_come_from_files(here: Path) -> None:
     (here / "token").write_text("s3cret\n")
     (here / "tokens.json").write_text('{"t1": "acme"}')

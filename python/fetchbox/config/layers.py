@@ -38,7 +38,7 @@ class Layers:
 
     def put(self, path: tuple[str, ...], value: Any, source: str) -> None:
         """Lays a value over what is there; tables are merged, everything else is replaced."""
-        if isinstance(value, dict) and _is_table(path):
+        if isinstance(value, dict) and _is_table(path) and (value or self._has(path)):
             for key, item in value.items():
                 self.put((*path, str(key)), item, source)
             return
@@ -53,6 +53,15 @@ class Layers:
             node = child
         node[path[-1]] = value
         self.sources[".".join(path)] = source
+
+    def _has(self, path: tuple[str, ...]) -> bool:
+        """Whether a table is there: an empty one over it changes nothing, and where there is none it makes one (`[job_types.plain]`)."""
+        node: Any = self.tree
+        for part in path:
+            if not isinstance(node, dict) or part not in node:
+                return False
+            node = node[part]
+        return isinstance(node, dict)
 
     def add_tree(self, tree: Mapping[str, Any], source: str) -> None:
         """Lays a whole tree over what is there."""
