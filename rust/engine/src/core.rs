@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::net::pool::Pool;
 use crate::outcome::{self, Learned};
 use crate::profile::{Profile, Profiles};
+use crate::proxy::Pools;
 use crate::retry::{Decision, Failed, decide};
 use crate::schedule::{Entry, HostId, LONGEST_WAIT, Next, Scheduler};
 use crate::store::Stores;
@@ -53,6 +54,8 @@ pub struct Item {
 pub struct Core {
     /// Settings by job type.
     pub profiles: Profiles,
+    /// Ways around.
+    pub proxies: Pools,
     /// Where bodies go.
     pub stores: Stores,
     /// Idle connections.

@@ -15,6 +15,7 @@ use crate::fetch::transfer::Memory;
 use crate::metrics::Metrics;
 use crate::net::pool::Pool;
 use crate::profile::Profiles;
+use crate::proxy::Pools;
 use crate::schedule::Scheduler;
 use crate::store::Stores;
 use crate::store::remote::Cleanups;
@@ -54,6 +55,7 @@ impl Engine {
         let entered = handle.enter();
         let core = Arc::new(Core {
             profiles: Profiles::new(&config)?,
+            proxies: Pools::new(&config.proxy_pools)?,
             stores: Stores::open(&config, store, &cleanups)?,
             pool: Pool::new(config.concurrency.max(64)),
             memory: Memory::new(config.memory_budget),

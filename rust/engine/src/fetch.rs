@@ -4,4 +4,5 @@ pub mod attempt;
 pub mod body;
 pub mod patience;
 pub mod request;
+pub mod route;
 pub mod transfer;

@@ -17,6 +17,7 @@ mod metrics;
 mod net;
 mod outcome;
 mod profile;
+mod proxy;
 mod redirect;
 mod resume;
 mod retry;

@@ -6,3 +6,4 @@ pub mod pool;
 pub mod resolve;
 pub mod socket;
 pub mod tls;
+pub mod tunnel;

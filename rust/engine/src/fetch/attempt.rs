@@ -1,6 +1,5 @@
 //! One attempt at one task: redirects followed, answers judged, the body handed on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,19 +9,20 @@ use http::header::{self, HeaderMap};
 use http::response::Parts;
 use hyper::body::Incoming;
 use tokio::time::Instant as TokioInstant;
-use url::{Host, Url};
+use url::Url;
 
 use super::body;
 use super::patience::{Limits, Patience};
 use super::request::Headers;
+use super::route::is_proxy_failure;
 use super::transfer::{Stored, Transfer};
 use crate::core::{Core, Item};
 use crate::failure::{Failure, chain, find, is_exhaustion};
-use crate::net::connect::Tls;
 use crate::net::link::Link;
 use crate::net::socket::EndlessHead;
 use crate::outcome::{Learned, url_text};
 use crate::profile::{Profile, seconds};
+use crate::proxy::Endpoint;
 use crate::redirect::{check_scheme, is_redirect, next_hop, same_origin};
 use crate::resume::{Answer, RangeRequest, judge, plan};
 use crate::retry::parse_retry_after;
@@ -38,6 +38,8 @@ pub struct Attempt<'a> {
     pub learned: &'a mut Learned,
     /// How long it may take.
     pub patience: Patience,
+    /// Proxy endpoints to ask, in order; empty for none.
+    pub route: Vec<Arc<Endpoint>>,
     /// The size that the task's tags promise.
     pub expected_size: Option<u64>,
 }
@@ -64,8 +66,9 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, answered: 
     }
     learned.final_url = url_text(&url, &item.task.url);
     let headers = Headers::of(&item.task, &profile)?;
+    let route = core.proxies.route(item.task.proxy_hint.as_ref(), &profile.proxy, Instant::now())?;
     let patience = Patience::new(limits(core, item, &profile));
-    let mut attempt = Attempt { core, profile, learned, patience, expected_size: expected_size(item) };
+    let mut attempt = Attempt { core, profile, learned, patience, route, expected_size: expected_size(item) };
     let mut transfer = match item.transfer.take() {
         Some(transfer) => transfer,
         None => destination(core, item)?,
@@ -160,16 +163,51 @@ fn destination(core: &Core, item: &Item) -> Result<Transfer, Failure> {
 }
 
 impl Attempt<'_> {
-    /// Sends one request and waits for the head of its response. A pooled connection that had gone stale is replaced at once and counts as nothing.
+    /// Sends one request and waits for the head of its response, through one proxy endpoint after the other if there are any.
     async fn exchange(&mut self, url: &Url, headers: &Headers, crossed: bool, range: Option<&RangeRequest>) -> Result<Answered, Failure> {
-        let origin = format!("{}:{} {}", &url[..url::Position::AfterHost], url.port_or_known_default().unwrap_or(0), self.profile.tag);
+        if self.route.is_empty() {
+            return self.exchange_by(url, headers, crossed, range, None).await;
+        }
+        let mut last = Failure::new(Code::DownloadProxyFailed, "no proxy endpoint is left");
+        while let Some(endpoint) = self.route.first().cloned() {
+            match self.exchange_by(url, headers, crossed, range, Some(&endpoint)).await {
+                Err(failure) if is_proxy_failure(&failure) => {
+                    endpoint.failed(Instant::now());
+                    self.core.metrics.proxy_failed(&endpoint.pool);
+                    last = failure;
+                    self.route.remove(0);
+                }
+                result => {
+                    self.learned.proxy = endpoint.label.clone();
+                    if result.is_ok() {
+                        endpoint.worked();
+                    }
+                    return result;
+                }
+            }
+        }
+        Err(Failure { code: Code::DownloadProxyFailed, ..last })
+    }
+
+    /// The same by one route. A pooled connection that had gone stale is replaced at once and counts as nothing.
+    async fn exchange_by(
+        &mut self,
+        url: &Url,
+        headers: &Headers,
+        crossed: bool,
+        range: Option<&RangeRequest>,
+        proxy: Option<&Endpoint>,
+    ) -> Result<Answered, Failure> {
+        let via = proxy.map_or("", |endpoint| &endpoint.label);
+        let origin =
+            format!("{}:{} {} {via}", &url[..url::Position::AfterHost], url.port_or_known_default().unwrap_or(0), self.profile.tag);
         let mut fresh = false;
         loop {
             let pooled = if fresh { None } else { self.core.pool.take(&origin, Instant::now()) };
             let reused = pooled.is_some();
             let mut link = match pooled {
                 Some(link) => link,
-                None => self.connect(url).await?,
+                None => self.connect(url, proxy).await?,
             };
             let http2 = matches!(link, Link::H2(_));
             if let Err(error) = self.patience.wait(link.ready()).await? {
@@ -198,49 +236,6 @@ impl Attempt<'_> {
                 Err(error) => return Err(head_failure(&error)),
             }
         }
-    }
-
-    /// A new connection to the URL's origin, by vetted addresses only.
-    async fn connect(&mut self, url: &Url) -> Result<Link, Failure> {
-        let limit = seconds(self.profile.fetch.connect_timeout);
-        let started = Instant::now();
-        let profile = self.profile.clone();
-        let times = &mut self.learned.times;
-        let resolving = AtomicBool::new(false);
-        let work = async {
-            let (host, port) = (url.host(), url.port_or_known_default().unwrap_or(0));
-            let addresses = match host {
-                Some(Host::Ipv4(ip)) => vec![(ip, port).into()],
-                Some(Host::Ipv6(ip)) => vec![(ip, port).into()],
-                Some(Host::Domain(name)) => {
-                    resolving.store(true, Ordering::Relaxed);
-                    let addresses = profile.resolver.resolve(name, started).await?;
-                    resolving.store(false, Ordering::Relaxed);
-                    times.dns += started.elapsed();
-                    addresses.iter().map(|ip| (*ip, port).into()).collect()
-                }
-                None => return Err(Failure::new(Code::DownloadBadUrl, "URL without a host")),
-            };
-            profile.policy.check_all(&addresses).map_err(|(address, reason)| {
-                Failure::new(Code::DownloadBlockedAddress, format!("the address {} is {reason}", address.ip()))
-                    .with("blocked_address", address.ip().to_string())
-            })?;
-            let since = Instant::now();
-            let socket = crate::net::connect::tcp(&addresses).await?;
-            let name = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-            let tls = (url.scheme() == "https").then_some(Tls { config: &profile.tls, host: name });
-            let dialed = crate::net::connect::http(socket, tls, since).await?;
-            times.connect += dialed.connect;
-            times.tls += dialed.tls;
-            Ok(dialed.link)
-        };
-        let result = match tokio::time::timeout(limit, work).await {
-            Ok(result) => result,
-            Err(_) if resolving.load(Ordering::Relaxed) => Err(Failure::new(Code::DownloadDnsTimeout, "the name servers did not answer in time")),
-            Err(_) => Err(Failure::new(Code::DownloadConnectTimeout, format!("no connection within {} s", limit.as_secs_f64()))),
-        };
-        self.patience.progress(0);
-        result
     }
 }
 

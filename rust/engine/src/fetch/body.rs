@@ -86,6 +86,10 @@ pub async fn receive(
         tokio::task::coop::consume_budget().await;
     };
     attempt.learned.times.body = started.elapsed().saturating_sub(transfer.store_time - stored_before);
+    if let Some(endpoint) = attempt.route.first() {
+        // Who broke it off cannot be told; another endpoint will show.
+        endpoint.failed(Instant::now());
+    }
     let received = transfer.partial.received;
     if failure.code.is_retryable() && plan(&transfer.partial).is_some() {
         item.transfer = Some(transfer);

@@ -8,9 +8,7 @@ use bytes::Bytes;
 use fetchbox_model::failure::Code;
 use fetchbox_model::key::ObjectKey;
 use object_store::path::Path;
-use object_store::{
-    Attribute, AttributeValue, Attributes, MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload,
-};
+use object_store::{Attribute, AttributeValue, Attributes, MultipartUpload, ObjectStore, PutMultipartOptions, PutOptions, PutPayload};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
@@ -122,14 +120,6 @@ impl Remote {
                 Err(error) if self.refuses_attributes(&error) => {}
                 Err(error) => return Err(classify(&error)),
             }
-        }
-    }
-
-    /// Deletes an object that must not stay.
-    pub async fn delete(&self, key: &ObjectKey) {
-        if let Ok(path) = self.path(key) {
-            // The collector takes what this cannot.
-            let _ = self.store.delete(&path).await;
         }
     }
 }

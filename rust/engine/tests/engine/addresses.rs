@@ -112,7 +112,20 @@ fn case_01_special_ipv4_literals_are_blocked_and_nobody_is_connected_to() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut fetcher = strict();
-    for host in ["127.0.0.1", "127.9.9.9", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "192.0.0.1", "198.18.0.1", "224.0.0.1", "255.255.255.255"] {
+    for host in [
+        "127.0.0.1",
+        "127.9.9.9",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "192.0.0.1",
+        "198.18.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+    ] {
         let outcome = fetcher.get(&format!("http://{host}:{port}/"));
         assert_failed(&outcome, "DOWNLOAD_BLOCKED_ADDRESS");
         assert_eq!(outcome.context["blocked_address"], host);
@@ -125,7 +138,8 @@ fn case_01_special_ipv4_literals_are_blocked_and_nobody_is_connected_to() {
 #[test]
 fn case_02_special_ipv6_literals_are_blocked() {
     let mut fetcher = strict();
-    for host in ["::", "::1", "fc00::1", "fd12::1", "fe80::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1", "::8.8.8.8"] {
+    for host in ["::", "::1", "fc00::1", "fd12::1", "fe80::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1", "::8.8.8.8"]
+    {
         assert_failed(&fetcher.get(&format!("http://[{host}]/")), "DOWNLOAD_BLOCKED_ADDRESS");
     }
 }
@@ -133,7 +147,9 @@ fn case_02_special_ipv6_literals_are_blocked() {
 #[test]
 fn case_03_embedded_ipv4_is_blocked_even_around_public_addresses() {
     let mut fetcher = strict();
-    for host in ["64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::1", "2002:7f00:1::", "2002:808:808::1", "2001::1", "2001:0:4136:e378::1"] {
+    for host in
+        ["64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::1", "2002:7f00:1::", "2002:808:808::1", "2001::1", "2001:0:4136:e378::1"]
+    {
         assert_failed(&fetcher.get(&format!("https://[{host}]/")), "DOWNLOAD_BLOCKED_ADDRESS");
     }
 }
@@ -141,7 +157,9 @@ fn case_03_embedded_ipv4_is_blocked_even_around_public_addresses() {
 #[test]
 fn case_04_other_spellings_of_a_literal_are_the_same_literal() {
     let mut fetcher = strict();
-    for host in ["2130706433", "0177.0.0.1", "0x7f.1", "127.1", "127.0.0.1.", "127%2e0.0.1", "%31%32%37.0.0.1", "0x7f000001", "１２７.0.0.1"] {
+    for host in
+        ["2130706433", "0177.0.0.1", "0x7f.1", "127.1", "127.0.0.1.", "127%2e0.0.1", "%31%32%37.0.0.1", "0x7f000001", "１２７.0.0.1"]
+    {
         assert_failed(&fetcher.get(&format!("http://{host}/")), "DOWNLOAD_BLOCKED_ADDRESS");
     }
 }
@@ -195,7 +213,9 @@ fn case_08_eleven_hops_and_loops_end() {
     assert_failed(&fetcher.get(&origin.url("/1")), "DOWNLOAD_TOO_MANY_REDIRECTS");
     assert_eq!(origin.requests().len(), 2);
 
-    let origin = Origin::new(|n, _| if n < 10 { vec![send(&format!("HTTP/1.1 307 x\r\nLocation: /{n}\r\nContent-Length: 0\r\n\r\n"))] } else { ok(b"end") });
+    let origin = Origin::new(|n, _| {
+        if n < 10 { vec![send(&format!("HTTP/1.1 307 x\r\nLocation: /{n}\r\nContent-Length: 0\r\n\r\n"))] } else { ok(b"end") }
+    });
     let outcome = fetcher.get(&origin.url("/start"));
     assert_stored(&outcome);
     assert_eq!((outcome.redirects, outcome.final_url), (10, origin.url("/9")));
@@ -205,7 +225,9 @@ fn case_08_eleven_hops_and_loops_end() {
 #[test]
 fn case_09_userinfo_and_broken_urls_of_direct_producers_are_refused() {
     let mut fetcher = Fetcher::new(|_| {});
-    for url in ["http://user:secret@127.0.0.1/", "http://user@127.0.0.1/", "", "http://", "not a url", "http://a b/", "http://127.0.0.1:99999/"] {
+    for url in
+        ["http://user:secret@127.0.0.1/", "http://user@127.0.0.1/", "", "http://", "not a url", "http://a b/", "http://127.0.0.1:99999/"]
+    {
         assert_failed(&fetcher.get(url), "DOWNLOAD_BAD_URL");
     }
 }
@@ -264,8 +286,11 @@ fn a_direct_task_with_bad_headers_fails_and_connection_headers_are_dropped() {
     bad.headers = vec![header("x", "a\r\nb: c")];
     assert_failed(&fetcher.outcome(bad), "VALIDATION_BAD_HEADER");
     let mut dropped = task(&origin.url("/"));
-    dropped.headers = vec![header("Host", "evil"), header("Transfer-Encoding", "chunked"), header("Content-Length", "5"), header("x-mine", "1")];
+    dropped.headers =
+        vec![header("Host", "evil"), header("Transfer-Encoding", "chunked"), header("Content-Length", "5"), header("x-mine", "1")];
     assert_stored(&fetcher.outcome(dropped));
     let request = &origin.requests()[0];
-    assert!(request.contains("x-mine: 1") && !request.contains("evil") && !request.contains("chunked") && !request.contains("content-length"));
+    assert!(
+        request.contains("x-mine: 1") && !request.contains("evil") && !request.contains("chunked") && !request.contains("content-length")
+    );
 }

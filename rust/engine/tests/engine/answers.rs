@@ -127,7 +127,8 @@ fn a_retry_that_succeeds_reports_the_failed_attempts() {
 #[test]
 fn case_21_short_retry_after_is_waited_for() {
     for value in [|| "1".to_owned(), || httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(2))] {
-        let origin = Origin::new(move |n, _| if n == 0 { status("429 Slow down", &format!("Retry-After: {}\r\n", value())) } else { ok(b"now") });
+        let origin =
+            Origin::new(move |n, _| if n == 0 { status("429 Slow down", &format!("Retry-After: {}\r\n", value())) } else { ok(b"now") });
         let started = Instant::now();
         assert_stored(&retrying(2).get(&origin.url("/")));
         assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
@@ -176,7 +177,9 @@ fn second(head: &str, body: &[u8]) -> Vec<Step> {
 
 #[test]
 fn a_broken_transfer_goes_on_where_it_stopped() {
-    let origin = Origin::new(|n, _| if n == 0 { first_half("\"v1\"") } else { second("206 x\r\nContent-Range: bytes 10-19/20\r\nETag: \"v1\"", &WHOLE[10..]) });
+    let origin = Origin::new(|n, _| {
+        if n == 0 { first_half("\"v1\"") } else { second("206 x\r\nContent-Range: bytes 10-19/20\r\nETag: \"v1\"", &WHOLE[10..]) }
+    });
     let mut fetcher = retrying(3);
     let outcome = fetcher.get(&origin.url("/"));
     assert_stored(&outcome);
@@ -189,7 +192,13 @@ fn a_broken_transfer_goes_on_where_it_stopped() {
 
 #[test]
 fn case_22_wrong_content_range_starts_over() {
-    for head in ["206 x\r\nContent-Range: bytes 9-19/20", "206 x\r\nContent-Range: bytes 10-19/21", "206 x", "416 x\r\nContent-Range: bytes */20", "206 x\r\nContent-Range: bytes 10-19/20\r\nETag: \"v2\""] {
+    for head in [
+        "206 x\r\nContent-Range: bytes 9-19/20",
+        "206 x\r\nContent-Range: bytes 10-19/21",
+        "206 x",
+        "416 x\r\nContent-Range: bytes */20",
+        "206 x\r\nContent-Range: bytes 10-19/20\r\nETag: \"v2\"",
+    ] {
         let origin = Origin::new(move |n, _| match n {
             0 => first_half("\"v1\""),
             1 => second(head, &WHOLE[10..]),
@@ -236,7 +245,13 @@ fn case_25_no_secret_crosses_an_origin() {
         config.job_types.insert("default".into(), serde_json::from_value(job_type).unwrap());
     });
     let mut task = task(&origin.url("/"));
-    task.headers = vec![header("cookie", "c=1"), header("x-api-key", "k"), header("accept", "image/png"), header("user-agent", "mine/1"), header("referer", "http://r/")];
+    task.headers = vec![
+        header("cookie", "c=1"),
+        header("x-api-key", "k"),
+        header("accept", "image/png"),
+        header("user-agent", "mine/1"),
+        header("referer", "http://r/"),
+    ];
     assert_stored(&fetcher.outcome(task));
     for request in origin.requests() {
         for expected in ["authorization: basic dtpw", "cookie: c=1", "x-api-key: k", "x-default: d", "user-agent: mine/1"] {

@@ -45,7 +45,8 @@ fn begin_close_lets_running_downloads_end_and_drops_the_rest() {
         std::thread::yield_now();
     }
     fetcher.engine().begin_close();
-    let (dropped, mut others): (Vec<_>, Vec<_>) = fetcher.drain(10).into_iter().partition(|item| matches!(item.result, FinishedKind::Dropped));
+    let (dropped, mut others): (Vec<_>, Vec<_>) =
+        fetcher.drain(10).into_iter().partition(|item| matches!(item.result, FinishedKind::Dropped));
     assert_eq!((dropped.len(), others.len()), (9, 1));
     assert_stored(&outcome(others.remove(0)));
     let late = fetcher.run(task(&origin.url("/")));
@@ -54,7 +55,10 @@ fn begin_close_lets_running_downloads_end_and_drops_the_rest() {
 
 #[test]
 fn close_ends_everything_in_time_and_leaves_no_file() {
-    let origin = Origin::always(vec![Step::Send([b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n".to_vec(), vec![1; 3_000_000]].concat()), Step::Hang]);
+    let origin = Origin::always(vec![
+        Step::Send([b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n".to_vec(), vec![1; 3_000_000]].concat()),
+        Step::Hang,
+    ]);
     let mut fetcher = Fetcher::new(|_| {});
     for n in 0..4 {
         let mut task = task(&origin.url("/"));

@@ -5,6 +5,7 @@ mod answers;
 mod close;
 mod dns;
 mod origins;
+mod proxies;
 mod remote;
 mod scheduling;
 mod support;

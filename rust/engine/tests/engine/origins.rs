@@ -63,10 +63,22 @@ fn case_15_two_different_content_lengths() {
 #[test]
 fn case_15_content_length_with_chunked() {
     let body = "5\r\nhello\r\n0\r\n\r\n";
-    fails(vec![send(&format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n{body}"))], "DOWNLOAD_BAD_FRAMING", false);
-    fails(vec![send(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n{body}"))], "DOWNLOAD_BAD_FRAMING", false);
+    fails(
+        vec![send(&format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n{body}"))],
+        "DOWNLOAD_BAD_FRAMING",
+        false,
+    );
+    fails(
+        vec![send(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n{body}"))],
+        "DOWNLOAD_BAD_FRAMING",
+        false,
+    );
     fails(vec![send(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n{body}"))], "DOWNLOAD_BAD_FRAMING", false);
-    fails(vec![send(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n{body}"))], "DOWNLOAD_BAD_FRAMING", false);
+    fails(
+        vec![send(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n{body}"))],
+        "DOWNLOAD_BAD_FRAMING",
+        false,
+    );
     fails(vec![send("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")], "DOWNLOAD_BAD_FRAMING", false);
 }
 
@@ -106,10 +118,21 @@ fn case_16_endless_1xx() {
 
 #[test]
 fn case_16_garbage_instead_of_http() {
-    for text in ["garbage\r\n\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "HTTP/9.9 200 OK\r\n\r\n", "HTTP/1.1 99999 x\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "\0\0\0\0\0\0\0\0"] {
+    for text in [
+        "garbage\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "HTTP/9.9 200 OK\r\n\r\n",
+        "HTTP/1.1 99999 x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "\0\0\0\0\0\0\0\0",
+    ] {
         fails(vec![send(text), Step::Hang], "DOWNLOAD_BAD_RESPONSE", false);
     }
-    fails(vec![send("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/10\r\nContent-Length: 1\r\n\r\nx")], "DOWNLOAD_BAD_RESPONSE", false);
+    fails(
+        vec![send("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/10\r\nContent-Length: 1\r\n\r\nx")],
+        "DOWNLOAD_BAD_RESPONSE",
+        false,
+    );
 }
 
 #[test]
@@ -231,7 +254,8 @@ fn case_24_refused_reset_and_black_hole() {
     for steps in [vec![Step::Reset], vec![Step::Close], vec![send("HTTP/1.1 200 OK\r\nConte"), Step::Reset]] {
         fails(steps, "DOWNLOAD_RESET", true);
     }
-    let reset_in_body = vec![send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), Step::Pause(Duration::from_millis(100)), Step::Reset];
+    let reset_in_body =
+        vec![send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), Step::Pause(Duration::from_millis(100)), Step::Reset];
     fails(reset_in_body, "DOWNLOAD_RESET", true);
 
     // A listener whose backlog is full drops further SYNs.

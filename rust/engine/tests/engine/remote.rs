@@ -46,10 +46,12 @@ fn small_and_large_bodies_arrive_whole() {
 
 #[test]
 fn type_encoding_and_metadata_are_kept_on_the_object() {
-    let origin = Origin::always(vec![send("HTTP/1.1 200 OK\r\nContent-Type: text/css\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\nok")]);
+    let origin =
+        Origin::always(vec![send("HTTP/1.1 200 OK\r\nContent-Type: text/css\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\nok")]);
     let store = Arc::new(InMemory::new());
     assert_stored(&fetcher(&store).get(&origin.url("/")));
-    let attributes = block(async { store.get_opts(&Path::from("resources/default/job/r"), GetOptions::default()).await.unwrap().attributes });
+    let attributes =
+        block(async { store.get_opts(&Path::from("resources/default/job/r"), GetOptions::default()).await.unwrap().attributes });
     let mut seen: Vec<String> = attributes.iter().map(|(name, value)| format!("{name:?}={}", value.as_ref())).collect();
     seen.sort();
     assert_eq!(seen, ["ContentEncoding=br", "ContentType=text/css", "Metadata(\"owner\")=crawler??"]);
@@ -59,11 +61,17 @@ fn type_encoding_and_metadata_are_kept_on_the_object() {
 fn case_19_and_13_a_failed_multipart_leaves_no_object() {
     let store = Arc::new(InMemory::new());
     let mut fetcher = fetcher(&store);
-    let cut = Origin::always(vec![Step::Send([b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n".to_vec(), vec![1; 3_500_000]].concat()), Step::Close]);
+    let cut = Origin::always(vec![
+        Step::Send([b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n".to_vec(), vec![1; 3_500_000]].concat()),
+        Step::Close,
+    ]);
     assert_failed(&fetcher.get(&cut.url("/")), "DOWNLOAD_TRUNCATED");
     let wrong = Origin::always(ok(&vec![1; 3_500_000]));
     let mut task = task(&wrong.url("/"));
-    task.attributes = Some(fetchbox_model::message::TaskAttributes { checksum_hint: "md5:00000000000000000000000000000000".into(), ..Default::default() });
+    task.attributes = Some(fetchbox_model::message::TaskAttributes {
+        checksum_hint: "md5:00000000000000000000000000000000".into(),
+        ..Default::default()
+    });
     assert_failed(&fetcher.outcome(task), "DOWNLOAD_CHECKSUM_MISMATCH");
     assert_eq!(objects(&store), []);
     assert_eq!(fetcher.engine().stats().memory_used, 0);

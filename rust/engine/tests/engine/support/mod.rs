@@ -46,7 +46,7 @@ impl Fetcher {
         config.storage.url = format!("file://{}", root.path().display());
         change(&mut config);
         let (wake, woken) = channel();
-        let engine = Engine::start(config, store, Arc::new(move || drop(wake.send(())))).unwrap();
+        let engine = Engine::start(config, store, Arc::new(move || wake.send(()).unwrap_or_default())).unwrap();
         Self { engine: Some(engine), root, woken, next: 0 }
     }
 
