@@ -8,6 +8,26 @@ readable.
 from collections.abc import Callable
 from typing import Any, final
 
+__all__ = [
+    "CoreError",
+    "Delivery",
+    "Engine",
+    "Hub",
+    "HubClient",
+    "Outcome",
+    "OutcomeBatch",
+    "Report",
+    "Settled",
+    "TaskBatch",
+    "__version__",
+    "compile_manifest",
+    "compile_tasks",
+    "failure_codes",
+    "key_template_problem",
+    "outcome_from_json",
+    "parse_manifest",
+]
+
 __version__: str
 
 class CoreError(Exception):
@@ -119,7 +139,7 @@ def outcome_from_json(data: bytes) -> Outcome:
 class HubClient:
     """A connection to the hub that reconnects by itself until it is closed."""
 
-    def __init__(self, options: bytes) -> None:
+    def __new__(cls, options: bytes) -> HubClient:
         """`options` is JSON: url ("unix:///path"), name, role ("api", "worker" or "operator"), token. Connects in the background."""
     def fileno(self) -> int: ...
     def drain(self) -> list[tuple[int, Any]]:
@@ -143,7 +163,7 @@ class HubClient:
 class Engine:
     """The download engine and the window over the partitions it works on."""
 
-    def __init__(self, options: bytes, store: Any | None = None, log_stored: bool = False) -> None:
+    def __new__(cls, options: bytes, store: Any | None = None, log_stored: bool = False) -> Engine:
         """`options` is the engine's configuration as JSON, `store` an obstore store; `log_stored` puts stored resources into the job's log
         as well.
 
@@ -175,7 +195,7 @@ class Engine:
 class Hub:
     """The database and its server; one a process."""
 
-    def __init__(self, options: bytes) -> None:
+    def __new__(cls, options: bytes) -> Hub:
         """Opens or creates the database; `options` is JSON. Raises CoreError("config" or "store") that says what to do. Starts serving at
         once."""
     def metrics(self) -> str: ...

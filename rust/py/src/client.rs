@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fetchbox_hub::{
-    AcceptRequest, AppendRequest, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest, PollRequest, Position, Push,
-    ReleaseRequest, ReserveRequest,
+    AcceptRequest, AppendRequest, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest, PollRequest, Position,
+    Push, ReleaseRequest, ReserveRequest,
 };
 use fetchbox_model::stream::Topic;
 use pyo3::prelude::*;
@@ -60,7 +60,8 @@ pub struct HubClient {
 impl HubClient {
     #[new]
     fn new(options: &[u8]) -> PyResult<Self> {
-        let options: ClientOptions = serde_json::from_slice(options).map_err(|error| CoreError::new("config", "hub.url", error.to_string()))?;
+        let options: ClientOptions =
+            serde_json::from_slice(options).map_err(|error| CoreError::new("config", "hub.url", error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("fetchbox-hub-client")

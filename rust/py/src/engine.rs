@@ -52,12 +52,12 @@ impl Engine {
     #[new]
     #[pyo3(signature = (options, store = None, log_stored = false))]
     fn new(py: Python<'_>, options: &[u8], store: Option<Bound<'_, PyAny>>, log_stored: bool) -> PyResult<Self> {
-        let config: EngineConfig = serde_json::from_slice(options).map_err(|error| CoreError::new("config", "engine", error.to_string()))?;
+        let config: EngineConfig =
+            serde_json::from_slice(options).map_err(|error| CoreError::new("config", "engine", error.to_string()))?;
         let wakeup = Arc::new(Wakeup::new()?);
         let wake = Arc::clone(&wakeup);
         let store = store.map(object_store).transpose()?;
-        let engine =
-            py.detach(|| fetchbox_engine::Engine::start(config, store, Arc::new(move || wake.notify()))).map_err(engine_error)?;
+        let engine = py.detach(|| fetchbox_engine::Engine::start(config, store, Arc::new(move || wake.notify()))).map_err(engine_error)?;
         Ok(Self {
             guard: Guard::new(),
             engine: Mutex::new(Some(Arc::new(engine))),
@@ -198,7 +198,8 @@ impl Engine {
 /// An obstore store, made again inside this module from its own settings.
 fn object_store(store: Bound<'_, PyAny>) -> Result<Arc<dyn object_store::ObjectStore>, CoreError> {
     store.extract::<AnyObjectStore>().map(AnyObjectStore::into_dyn).map_err(|error| {
-        let message = format!("a directory, a URL or obstore's S3Store, GCSStore, AzureStore, HTTPStore or LocalStore is taken as store: {error}");
+        let message =
+            format!("a directory, a URL or obstore's S3Store, GCSStore, AzureStore, HTTPStore or LocalStore is taken as store: {error}");
         CoreError::new("store", "store", message)
     })
 }
