@@ -1,13 +1,17 @@
 //! Consumer groups: who owns which partition. Pure: time comes in, nothing goes out but values.
 //!
 //! Partitions are spread evenly and stay where they are when they can. One that has to move is first *revoking*: its owner stops polling it, settles
-//! what is in flight and releases it; only then, or when [`HANDOVER`] is over or the owner is gone, the next one gets it.
+//! what is in flight and releases it; only then, or when [`HANDOVER`] is over or the owner is gone, the next one gets it. When the hub itself was
+//! away, its members come back one by one and claim what they held: for [`REJOIN`] nobody gets what others may still be working on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How long an owner may take to give up a partition.
 pub const HANDOVER: Duration = Duration::from_secs(30);
+
+/// How long partitions that the first member to come back does not claim wait for the others. Workers try again every two seconds at the latest.
+pub const REJOIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct Member {
@@ -30,16 +34,21 @@ pub struct Group {
     members: BTreeMap<String, Member>,
     slots: Vec<Slot>,
     epochs: u64,
+    /// Until when free partitions go to members that claim them and to no others.
+    rejoin_until: Option<Duration>,
 }
 
 impl Group {
     /// A group without members.
     pub fn new(partitions: u32) -> Self {
-        Self { members: BTreeMap::new(), slots: vec![Slot::default(); partitions as usize], epochs: 0 }
+        Self { members: BTreeMap::new(), slots: vec![Slot::default(); partitions as usize], epochs: 0, rejoin_until: None }
     }
 
     /// Adds a member, or gives a known one its new connection. `claims` are the partitions it held before.
     pub fn join(&mut self, member: &str, connection: u64, claims: &[u32], now: Duration) {
+        if self.epochs == 0 && self.members.is_empty() && !claims.is_empty() {
+            self.rejoin_until = Some(now + REJOIN);
+        }
         let entry = self.members.entry(member.to_owned()).or_default();
         entry.connection = connection;
         entry.claims = claims.iter().copied().collect();
@@ -81,9 +90,9 @@ impl Group {
         self.balance(now);
     }
 
-    /// Takes partitions from owners that took too long; true if any moved.
+    /// Takes partitions from owners that took too long, and gives away those that nobody came back for; true if any moved.
     pub fn tick(&mut self, now: Duration) -> bool {
-        let mut late = false;
+        let mut late = self.rejoin_until.take_if(|until| now >= *until).is_some();
         for slot in &mut self.slots {
             if slot.revoking.is_some_and(|since| now.saturating_sub(since) >= HANDOVER) {
                 *slot = Slot::default();
@@ -178,7 +187,8 @@ impl Group {
                 missing -= 1;
             }
         }
-        for claimed in [true, false] {
+        let unclaimed = self.rejoin_until.is_none().then_some(false);
+        for claimed in std::iter::once(true).chain(unclaimed) {
             for (id, slot) in self.slots.iter_mut().enumerate() {
                 if missing > 0 && slot.owner.is_none() && claims.contains(&(id as u32)) == claimed {
                     *slot = Slot { owner: Some(member.to_owned()), revoking: None };
@@ -240,11 +250,35 @@ mod tests {
     #[test]
     fn claims_of_a_returning_member_are_revoked_last_and_given_back_first() {
         let mut group = Group::new(4);
+        // Not the first one of this hub's life: nobody waits for others.
+        group.join("z", 9, &[], T(0));
+        group.leave("z", 9, T(0));
         group.join("a", 1, &[2, 3], T(0));
         group.join("b", 2, &[0, 1], T(0));
         assert_eq!(group.owned("a"), [(0, true), (1, true), (2, false), (3, false)]);
         group.release("a", &[0, 1], T(1));
         assert_eq!(group.owned("b"), [(0, false), (1, false)]);
+    }
+
+    #[test]
+    fn after_the_hub_was_away_nobody_gets_what_others_may_still_hold() {
+        let mut group = Group::new(8);
+        group.join("a", 1, &[0, 1, 2, 3], T(0));
+        assert_eq!(sizes(&group), [4]);
+        group.join("new", 2, &[], T(1));
+        assert_eq!(group.owned("new"), []);
+        group.join("b", 3, &[4, 5], T(2));
+        assert_eq!(group.owned("b"), [(4, false), (5, false)]);
+        assert!(!group.tick(T(4)) && group.tick(T(5)) && !group.tick(T(6)));
+        let unowned = (0..8).filter(|&p| !["a", "b", "new"].iter().any(|m| group.owns(m, p))).count();
+        assert_eq!(unowned, 0);
+    }
+
+    #[test]
+    fn a_first_start_waits_for_nobody() {
+        let mut group = Group::new(8);
+        group.join("a", 1, &[], T(0));
+        assert_eq!(sizes(&group), [8]);
     }
 
     #[test]
