@@ -64,6 +64,8 @@ def health_routes(service: Service) -> list[Route]:
         return json_response(b'{"status":"ok"}')
 
     async def ready(request: Request) -> Response:
-        return summary(watch.states(own_trouble(service)))
+        # Ready to take jobs: the hub answers and there is room for them. Workers are no part of it.
+        trouble = await all_trouble(service)
+        return summary(watch.states({name: trouble[name] for name in ("api", "hub", "broker", "storage")}))
 
     return [Route("/health/live", live, methods=["GET"]), Route("/health/ready", ready, methods=["GET"])]

@@ -58,7 +58,7 @@ impl Writer {
             }
             return self.earlier(&id);
         }
-        self.core.check_space()?;
+        self.core.check_store_space()?;
         if self.core.config.broker == Broker::External && self.outbox_bytes >= self.core.config.outbox_max_bytes {
             return Err(HubError::refused("BROKER_UNAVAILABLE", "the broker is away and the outbox is full").after_ms(5000));
         }

@@ -99,9 +99,12 @@ fn upkeep(core: &Arc<Core>) {
 
 /// Refuses new work while the file system has less space than is kept in reserve.
 fn check_space(core: &Core) {
+    let share = |total: u64| RESERVE_MOST.min((total as f64 * RESERVE_SHARE) as u64);
     if let Some((free, total)) = space(&core.config.path) {
-        let reserve = core.config.reserve_bytes.unwrap_or(RESERVE_MOST.min((total as f64 * RESERVE_SHARE) as u64));
-        core.full.store(free < reserve, Ordering::Relaxed);
+        core.full.store(free < core.config.reserve_bytes.unwrap_or(share(total)), Ordering::Relaxed);
+    }
+    if let Some((free, total)) = core.config.store_root.as_deref().and_then(space) {
+        core.store_full.store(free < share(total), Ordering::Relaxed);
     }
 }
 

@@ -72,6 +72,8 @@ pub struct Core {
     pub fatal: watch::Sender<Option<String>>,
     /// The file system has less space left than is kept in reserve.
     pub full: AtomicBool,
+    /// The same of the local store's.
+    pub store_full: AtomicBool,
     pub outbox_bytes: AtomicU64,
     pub metrics: Metrics,
     /// Wakes and ends the upkeep thread.
@@ -126,6 +128,14 @@ impl Core {
     pub fn close(&self) {
         // A plain thread may wait for room in the queue, also when the caller is on a runtime. A closed queue needs no telling.
         std::thread::scope(|scope| scope.spawn(|| self.commands.blocking_send(Command::Stop).is_ok()).join().is_ok());
+    }
+
+    /// Refuses new jobs also when their objects would find no room.
+    pub fn check_store_space(&self) -> Result<(), HubError> {
+        if self.store_full.load(Ordering::Relaxed) {
+            return Err(HubError::refused("LEDGER_FULL", "the local store's disk is full").after_ms(5000));
+        }
+        self.check_space()
     }
 
     /// Refuses what would need space when there is none.

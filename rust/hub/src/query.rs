@@ -139,7 +139,8 @@ fn health(core: &Core) -> Value {
     let outbox = core.outbox_bytes.load(std::sync::atomic::Ordering::Relaxed);
     let behind = outbox >= core.config.outbox_max_bytes;
     let ledger = dead.or_else(|| full.then(|| "the ledger's disk is full".to_owned()));
-    let storage = core.manifest_trouble.lock().clone();
+    let store_full = core.store_full.load(std::sync::atomic::Ordering::Relaxed);
+    let storage = store_full.then(|| "the local store's disk is full".to_owned()).or_else(|| core.manifest_trouble.lock().clone());
     let workers = core.groups.lock().get(&(Topic::Tasks as u8, WORKERS.to_owned())).map_or(0, |group| group.members().len());
     let degraded = ledger.is_some() || storage.is_some() || behind;
     json!({

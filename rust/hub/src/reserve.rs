@@ -102,7 +102,7 @@ impl Writer {
             // Its post died, or asks again after a lost answer: go on with the same id.
             Some(reserved) => reserved.id(),
             None => {
-                self.core.check_space()?;
+                self.core.check_store_space()?;
                 if let Some(limit) = request.rate_limit {
                     self.take_token(&request.tenant, limit)?;
                 }
