@@ -1,4 +1,4 @@
-"""The names of objects that the library and `fetchbox get` store: made from the URL or the id alone, so that the same input finds them again.
+"""The names of objects that the library and `fetchbox get` store: from the URL or the id alone, so that the same input finds them again.
 
     ab/photo~ab12cd34ef56a7b8.jpg        without an id: the URL's last segment and a hash of the whole URL
     ab/cat-7.jpg                         with the id "cat-7"
