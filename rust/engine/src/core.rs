@@ -1,36 +1,32 @@
-//! What the engine's tasks share, and the loop that starts them and takes in how they ended.
+//! What the engine's lanes share, and how tasks come in.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fetchbox_model::failure::Code;
 use fetchbox_model::message::DownloadTask;
-use futures_util::future::{AbortHandle, Abortable};
+use futures_util::future::AbortHandle;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use url::Url;
 
 use crate::api::{FailedAttempt, Finished, FinishedKind, Stats, Submission};
-use crate::breaker::Verdict;
+use crate::done::Done;
 use crate::failure::Failure;
-use crate::fetch::attempt;
-use crate::fetch::transfer::{Memory, Stored, Transfer};
+use crate::fetch::transfer::{Memory, Transfer};
 use crate::metrics::Metrics;
 use crate::net::pool::Pool;
 use crate::outcome::{self, Learned};
 use crate::profile::{Profile, Profiles};
 use crate::proxy::Pools;
-use crate::retry::{Decision, Failed, decide};
-use crate::schedule::{Entry, HostId, LONGEST_WAIT, Next, Scheduler};
+use crate::schedule::{Entry, LONGEST_WAIT, Scheduler};
 use crate::store::Stores;
 use crate::sync::lock;
 
-/// A host's wish to be left alone (Retry-After) holds for its other tasks as well, but no longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Tasks of a resting host given back at a time, so that others get their turn in between.
-const GIVE_BACK: usize = 256;
+/// Tasks queued under one lock.
+const SUBMIT_AT_ONCE: usize = 512;
 
 /// A task inside the engine.
 pub struct Item {
@@ -44,10 +40,14 @@ pub struct Item {
     pub profile: Arc<Profile>,
     /// A transfer that broke and can go on.
     pub transfer: Option<Transfer>,
-    host: Arc<str>,
-    job: Arc<str>,
-    attempts: Vec<FailedAttempt>,
-    queued: Instant,
+    /// The host it is limited with.
+    pub host: Arc<str>,
+    /// Its job.
+    pub job: Arc<str>,
+    /// Failed attempts of this delivery.
+    pub attempts: Vec<FailedAttempt>,
+    /// When it began to wait.
+    pub queued: Instant,
 }
 
 /// The engine's shared state.
@@ -66,12 +66,10 @@ pub struct Core {
     pub metrics: Metrics,
     /// The engine's runtime.
     pub handle: Handle,
-    /// Called when there is something to drain.
-    pub wake: Arc<dyn Fn() + Send + Sync>,
     /// The queues.
     pub scheduler: Mutex<Scheduler<Box<Item>>>,
     /// What was finished and not drained.
-    pub finished: Mutex<VecDeque<Finished>>,
+    pub done: Done,
     /// Running tasks by number, to cancel them.
     pub running: Mutex<HashMap<u64, (Arc<str>, AbortHandle)>>,
     /// Numbers for running tasks.
@@ -102,7 +100,7 @@ impl Core {
         let now = Instant::now();
         for Submission { task, token } in submissions {
             if self.closing.load(Ordering::Acquire) {
-                self.report(Finished { token, task, attempts: Vec::new(), result: FinishedKind::Dropped });
+                self.done.push(Finished { token, task, attempts: Vec::new(), result: FinishedKind::Dropped }, true);
                 continue;
             }
             let url = match Url::parse(&task.url) {
@@ -123,24 +121,28 @@ impl Core {
             let profile = self.profiles.of(&task.job_type).clone();
             items.push(Box::new(Item { token, task, url, profile, transfer: None, host, job, attempts: Vec::new(), queued: now }));
         }
-        for chunk in in_chunks(items, 512) {
+        let now_ms = now_ms();
+        let mut dropped = Vec::new();
+        for chunk in in_chunks(items, SUBMIT_AT_ONCE) {
             let mut scheduler = lock(&self.scheduler);
             for item in chunk {
-                let wait =
-                    Duration::from_millis(item.task.not_before_ms.saturating_sub(if item.task.not_before_ms == 0 { 0 } else { now_ms() }));
+                let wait = Duration::from_millis(item.task.not_before_ms.saturating_sub(now_ms));
                 if wait > LONGEST_WAIT {
-                    drop(scheduler);
                     self.later(item, wait, "", "not due yet");
-                    scheduler = lock(&self.scheduler);
+                } else if self.closing.load(Ordering::Acquire) {
+                    // The queues were emptied, or will be once this lock is free.
+                    dropped.push(item);
                 } else {
                     self.queue(&mut scheduler, item, wait);
                 }
             }
         }
+        self.drop_items(dropped);
         self.pump();
     }
 
-    fn queue(&self, scheduler: &mut Scheduler<Box<Item>>, item: Box<Item>, wait: Duration) {
+    /// Queues a task.
+    pub fn queue(&self, scheduler: &mut Scheduler<Box<Item>>, item: Box<Item>, wait: Duration) {
         let entry = Entry {
             host: item.host.clone(),
             job: item.job.clone(),
@@ -152,219 +154,29 @@ impl Core {
         if wait.is_zero() { scheduler.push(entry, now) } else { scheduler.push_at(entry, now + wait) }
     }
 
-    /// Starts everything that can be started.
-    pub fn pump(self: &Arc<Self>) {
-        let mut given_back = Vec::new();
-        let wake_at = loop {
-            let mut scheduler = lock(&self.scheduler);
-            if self.closing.load(Ordering::Acquire) {
-                break None;
-            }
-            match scheduler.next(Instant::now()) {
-                Next::Start(host, entry) => {
-                    let proven = scheduler.is_proven(host);
-                    drop(scheduler);
-                    self.start(host, entry.task, proven);
-                }
-                Next::GiveBack(entry, until) => {
-                    given_back.push((entry.task, until));
-                    if given_back.len() >= GIVE_BACK {
-                        break Some(Instant::now());
-                    }
-                }
-                Next::Nothing => break scheduler.next_wake(),
-            }
-        };
-        for (mut item, until) in given_back {
-            let wait = until.saturating_duration_since(Instant::now()) + Duration::from_millis(fastrand::u64(0..5_000));
-            let failure = Failure::new(Code::DownloadHostUnavailable, "the host rests after failures in a row");
-            self.settle_failure(&mut item, &failure);
-            self.metrics.failed(failure.code);
-            if decide(self.facts_of(&item, &failure), item.profile.rules, 0.0) == Decision::Fail {
-                self.fail(item, Learned::default(), failure);
-            } else {
-                self.later(item, wait, failure.code.as_str(), &failure.message);
-            }
-        }
-        self.arm(wake_at);
-    }
-
-    fn arm(&self, at: Option<Instant>) {
-        let Some(at) = at else { return };
-        let mut armed = lock(&self.armed);
-        if armed.is_none_or(|armed| at < armed) {
-            *armed = Some(at);
-            self.rearm.notify_one();
-        }
-    }
-
-    /// Fires [`Core::pump`] when something is due. Runs until the runtime ends.
-    pub async fn keep_time(self: Arc<Self>) {
-        let mut sweep = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            let at = *lock(&self.armed);
-            let sleep = async {
-                match at {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = sleep => {
-                    *lock(&self.armed) = None;
-                    self.pump();
-                }
-                () = self.rearm.notified() => {}
-                _ = sweep.tick() => self.pool.sweep(Instant::now()),
-            }
-        }
-    }
-
-    fn start(self: &Arc<Self>, host: HostId, item: Box<Item>, proven: bool) {
-        let (handle, registration) = AbortHandle::new_pair();
-        let run = self.next_run.fetch_add(1, Ordering::Relaxed);
-        lock(&self.running).insert(run, (item.job.clone(), handle));
-        let core = self.clone();
-        self.handle.spawn(async move {
-            let mut item = item;
-            let mut learned = Learned::default();
-            learned.times.queued = item.queued.elapsed();
-            core.metrics.started();
-            let started = Instant::now();
-            let answered = || {
-                if !proven {
-                    lock(&core.scheduler).prove(host, Instant::now());
-                    core.pump();
-                }
-            };
-            let result = if core.until_deadline(&item.task).is_some_and(|left| left.is_zero()) {
-                Ok(None)
-            } else {
-                Abortable::new(attempt::run(&core, &mut item, &mut learned, answered), registration).await.map(Some)
-            };
-            core.metrics.ended();
-            lock(&core.running).remove(&run);
-            core.finish(host, item, learned, result, started);
-            core.pump();
-        });
-    }
-
-    fn finish(
-        self: &Arc<Self>,
-        host: HostId,
-        mut item: Box<Item>,
-        learned: Learned,
-        result: Result<Option<Result<Stored, Failure>>, futures_util::future::Aborted>,
-        started: Instant,
-    ) {
-        let ended = |verdict, pause| lock(&self.scheduler).finish(host, verdict, pause, Instant::now());
-        match result {
-            Err(_) => {
-                ended(Verdict::Neutral, None);
-                self.report(Finished { token: item.token, task: item.task, attempts: item.attempts, result: FinishedKind::Dropped });
-            }
-            Ok(None) => {
-                ended(Verdict::Neutral, None);
-                self.fail(item, learned, Failure::new(Code::DownloadExpired, "the task's deadline has passed"));
-            }
-            Ok(Some(Ok(stored))) => {
-                ended(Verdict::Good, None);
-                self.metrics.stored(stored.size, started.elapsed().as_secs_f64());
-                let attempts = item.task.attempt + item.attempts.len() as u32 + 1;
-                let outcome = outcome::stored(&item.task, learned, stored, attempts, now_ms());
-                let result = FinishedKind::Outcome(Box::new(outcome));
-                self.report(Finished { token: item.token, task: item.task, attempts: item.attempts, result });
-            }
-            Ok(Some(Err(failure))) => {
-                ended(verdict(&failure), failure.retry_after.map(|pause| pause.min(LONGEST_PAUSE)));
-                self.settle_failure(&mut item, &failure);
-                self.metrics.failed(failure.code);
-                match decide(self.facts_of(&item, &failure), item.profile.rules, fastrand::f64()) {
-                    Decision::Fail => self.fail(item, learned, failure),
-                    Decision::Again(wait) => {
-                        self.metrics.retried(failure.code);
-                        if wait > LONGEST_WAIT {
-                            self.later(item, wait, failure.code.as_str(), &failure.message);
-                        } else if self.closing.load(Ordering::Acquire) {
-                            self.report(Finished {
-                                token: item.token,
-                                task: item.task,
-                                attempts: item.attempts,
-                                result: FinishedKind::Dropped,
-                            });
-                        } else {
-                            item.queued = Instant::now();
-                            let mut scheduler = lock(&self.scheduler);
-                            self.queue(&mut scheduler, item, wait);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn facts_of(&self, item: &Item, failure: &Failure) -> Failed {
-        Failed {
-            code: failure.code,
-            attempts: item.task.attempt + item.attempts.len() as u32,
-            retry_after: failure.retry_after,
-            deadline: self.until_deadline(&item.task),
-        }
-    }
-
-    fn settle_failure(&self, item: &mut Item, failure: &Failure) {
-        item.attempts.push(FailedAttempt {
-            attempt: item.task.attempt + item.attempts.len() as u32 + 1,
-            code: failure.code.as_str().to_owned(),
-            message: failure.message.clone(),
-            http_status: u32::from(failure.http_status),
-            at_ms: now_ms(),
-        });
-    }
-
-    fn fail(&self, item: Box<Item>, learned: Learned, mut failure: Failure) {
-        if failure.code == Code::DownloadProxyFailed {
-            failure.code = Code::DownloadProxyExhausted;
-        }
-        self.metrics.dead_letter();
-        let attempts = item.task.attempt + item.attempts.len() as u32;
-        let outcome = outcome::failed(&item.task, learned, failure, attempts, now_ms());
-        self.report(Finished {
-            token: item.token,
-            task: item.task,
-            attempts: item.attempts,
-            result: FinishedKind::Outcome(Box::new(outcome)),
-        });
+    /// Hands a task back that is due later than the engine waits.
+    pub fn later(&self, item: Box<Item>, wait: Duration, code: &str, message: &str) {
+        let not_before_ms = now_ms().saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        let result = FinishedKind::Later { not_before_ms, code: code.to_owned(), message: message.to_owned() };
+        self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, true);
     }
 
     fn fail_untried(&self, token: u64, task: DownloadTask, failure: Failure) {
         self.metrics.failed(failure.code);
         self.metrics.dead_letter();
         let outcome = outcome::failed(&task, Learned::default(), failure, task.attempt, now_ms());
-        self.report(Finished { token, task, attempts: Vec::new(), result: FinishedKind::Outcome(Box::new(outcome)) });
+        self.done.push(Finished { token, task, attempts: Vec::new(), result: FinishedKind::Outcome(Box::new(outcome)) }, true);
     }
 
-    fn later(&self, item: Box<Item>, wait: Duration, code: &str, message: &str) {
-        let not_before_ms = now_ms().saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        let result = FinishedKind::Later { not_before_ms, code: code.to_owned(), message: message.to_owned() };
-        self.report(Finished { token: item.token, task: item.task, attempts: item.attempts, result });
-    }
-
-    fn report(&self, finished: Finished) {
-        let first = {
-            let mut queue = lock(&self.finished);
-            queue.push_back(finished);
-            queue.len() == 1
-        };
-        if first {
-            (self.wake)();
-        }
+    /// Ends a task as dropped.
+    pub fn drop_item(&self, item: Box<Item>, busy: bool) {
+        self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result: FinishedKind::Dropped }, busy);
     }
 
     /// Ends waiting tasks as dropped.
     pub fn drop_items(&self, items: Vec<Box<Item>>) {
         for item in items {
-            self.report(Finished { token: item.token, task: item.task, attempts: item.attempts, result: FinishedKind::Dropped });
+            self.drop_item(item, true);
         }
     }
 
@@ -375,28 +187,12 @@ impl Core {
         Stats {
             queued: scheduler.queued(),
             running: scheduler.running(),
-            finished: lock(&self.finished).len(),
+            finished: self.done.len(),
             hosts,
             open_circuits,
             idle_connections: self.pool.len(),
             memory_used: self.memory.used(),
         }
-    }
-}
-
-/// What a failure says about its host.
-fn verdict(failure: &Failure) -> Verdict {
-    match failure.code {
-        Code::DownloadConnectTimeout
-        | Code::DownloadConnectFailed
-        | Code::DownloadReset
-        | Code::DownloadTimeout
-        | Code::DownloadDnsServfail
-        | Code::DownloadDnsTimeout
-        | Code::DownloadHttp429 => Verdict::Down,
-        Code::DownloadHttp5xx if matches!(failure.http_status, 502..=504) => Verdict::Down,
-        _ if failure.http_status != 0 => Verdict::Good,
-        _ => Verdict::Neutral,
     }
 }
 

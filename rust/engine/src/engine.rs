@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use crate::api::{EngineError, Finished, Stats, Submission};
 use crate::config::EngineConfig;
 use crate::core::Core;
+use crate::done::Done;
 use crate::fetch::transfer::Memory;
 use crate::metrics::Metrics;
 use crate::net::pool::Pool;
@@ -32,8 +33,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the engine with a runtime of its own. `store` overrides `config.storage`'s URL; `wake` is called from an engine thread whenever the
-    /// queue of finished tasks turns from empty to non-empty.
+    /// Starts the engine with a runtime of its own. `store` overrides `config.storage`'s URL; `wake` is called when
+    /// there is something to drain, and again only after everything was drained; while other work is under way it may come a millisecond late.
     pub fn start(
         config: EngineConfig,
         store: Option<Arc<dyn ObjectStore>>,
@@ -61,9 +62,8 @@ impl Engine {
             memory: Memory::new(config.memory_budget),
             metrics: Metrics::new(),
             handle: handle.clone(),
-            wake,
             scheduler: Mutex::new(Scheduler::new(config.concurrency)),
-            finished: Mutex::default(),
+            done: Done::new(wake),
             running: Mutex::default(),
             next_run: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -72,6 +72,8 @@ impl Engine {
         });
         drop(entered);
         handle.spawn(core.clone().keep_time());
+        let telling = core.clone();
+        handle.spawn(async move { telling.done.keep_telling().await });
         Ok(Self { core, cleanups, runtime: Some(runtime) })
     }
 
@@ -82,20 +84,19 @@ impl Engine {
 
     /// Takes up to `max` finished tasks, in the order in which they finished.
     pub fn drain(&self, max: usize) -> Vec<Finished> {
-        let mut queue = lock(&self.core.finished);
-        let count = max.min(queue.len());
-        queue.drain(..count).collect()
+        self.core.done.drain(max)
     }
 
     /// Ends the queued and running tasks of a job as dropped.
     pub fn cancel(&self, job_id: &str) {
-        let waiting = lock(&self.core.scheduler).remove_job(job_id, Instant::now());
-        self.core.drop_items(waiting);
+        // First the mark, then the queues: a task on its way from one to the other is found by one of them.
         for (job, handle) in lock(&self.core.running).values() {
             if **job == *job_id {
                 handle.abort();
             }
         }
+        let waiting = lock(&self.core.scheduler).remove_job(job_id, Instant::now());
+        self.core.drop_items(waiting);
     }
 
     /// Takes nothing new off the queues; what waits ends as dropped. Running downloads go on.

@@ -1,0 +1,238 @@
+//! Lanes: each works on one task after the other, as long as the scheduler has something for it.
+//!
+//! A lane is one tokio task. Starting a fresh one for every download would mean moving and freeing a large future for every small file.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fetchbox_model::failure::Code;
+use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, Abortable};
+
+use crate::api::{FailedAttempt, Finished, FinishedKind};
+use crate::breaker::Verdict;
+use crate::core::{Core, Item, now_ms};
+use crate::failure::Failure;
+use crate::fetch::attempt;
+use crate::fetch::transfer::Stored;
+use crate::outcome::{self, Learned};
+use crate::retry::{Decision, Failed, decide};
+use crate::schedule::{HostId, LONGEST_WAIT, Next};
+use crate::sync::lock;
+
+/// A host's wish to be left alone (Retry-After) holds for its other tasks as well, but no longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Tasks of a resting host given back at a time, so that others get their turn in between.
+const GIVE_BACK: usize = 256;
+/// Tasks given back are due over this span after their host's rest, so that they do not come back all at once.
+const SPREAD_MS: u64 = 5_000;
+
+/// A task that has a slot.
+struct Start {
+    host: HostId,
+    item: Box<Item>,
+    /// Whether its host has answered before.
+    proven: bool,
+}
+
+/// How an attempt ended.
+enum Ended {
+    Stored(Stored),
+    Failed(Failure),
+    /// Its deadline had passed before it began.
+    Expired,
+    Cancelled,
+}
+
+impl Core {
+    /// Starts everything that can be started.
+    pub fn pump(self: &Arc<Self>) {
+        if let Some(start) = self.next_start() {
+            self.handle.spawn(self.clone().lane(start));
+        }
+    }
+
+    /// Starts everything that can be started, but leaves the first of it to the caller.
+    fn next_start(self: &Arc<Self>) -> Option<Start> {
+        let mut first = None;
+        let mut given_back = Vec::new();
+        let wake_at = loop {
+            let mut scheduler = lock(&self.scheduler);
+            if self.closing.load(Ordering::Acquire) {
+                break None;
+            }
+            match scheduler.next(Instant::now()) {
+                Next::Start(host, entry) => {
+                    let start = Start { host, item: entry.task, proven: scheduler.is_proven(host) };
+                    drop(scheduler);
+                    if first.is_none() {
+                        first = Some(start);
+                    } else {
+                        self.handle.spawn(self.clone().lane(start));
+                    }
+                }
+                Next::GiveBack(entry, until) => {
+                    given_back.push((entry.task, until));
+                    if given_back.len() >= GIVE_BACK {
+                        break Some(Instant::now());
+                    }
+                }
+                Next::Nothing => break scheduler.next_wake(),
+            }
+        };
+        for (item, until) in given_back {
+            self.give_back(item, until);
+        }
+        self.arm(wake_at);
+        first
+    }
+
+    /// A task whose host rests for long counts an attempt, so that a host that is dead for good uses its tasks up.
+    fn give_back(&self, mut item: Box<Item>, until: Instant) {
+        let wait = until.saturating_duration_since(Instant::now()) + Duration::from_millis(fastrand::u64(0..SPREAD_MS));
+        let failure = Failure::new(Code::DownloadHostUnavailable, "the host rests after failures in a row");
+        self.note(&mut item, &failure);
+        match decide(self.facts_of(&item, &failure), item.profile.rules, 0.0) {
+            Decision::Fail => self.fail(item, Learned::default(), failure, true),
+            Decision::Again(_) => self.later(item, wait, failure.code.as_str(), &failure.message),
+        }
+    }
+
+    async fn lane(self: Arc<Self>, first: Start) {
+        let mut next = Some(first);
+        while let Some(Start { host, mut item, proven }) = next.take() {
+            let (handle, registration) = AbortHandle::new_pair();
+            let run = self.next_run.fetch_add(1, Ordering::Relaxed);
+            lock(&self.running).insert(run, (item.job.clone(), handle.clone()));
+            self.metrics.started();
+            let started = Instant::now();
+            let mut learned = Learned::default();
+            learned.times.queued = started - item.queued;
+            let answered = || {
+                if !proven {
+                    lock(&self.scheduler).prove(host, Instant::now());
+                    self.pump();
+                }
+            };
+            let ended = if self.until_deadline(&item.task).is_some_and(|left| left.is_zero()) {
+                Ended::Expired
+            } else {
+                let attempt = AssertUnwindSafe(attempt::run(&self, &mut item, &mut learned, answered)).catch_unwind();
+                match Abortable::new(attempt, registration).await {
+                    Ok(Ok(Ok(stored))) => Ended::Stored(stored),
+                    Ok(Ok(Err(failure))) => Ended::Failed(failure),
+                    // The panic hook has told the rest; the slot and the task may not be lost to it.
+                    Ok(Err(_)) => Ended::Failed(Failure::new(Code::SystemInternal, "the download panicked")),
+                    Err(_) => Ended::Cancelled,
+                }
+            };
+            self.metrics.ended();
+            self.finish(host, item, learned, ended, started, &handle);
+            lock(&self.running).remove(&run);
+            next = self.next_start();
+        }
+    }
+
+    fn finish(&self, host: HostId, mut item: Box<Item>, learned: Learned, ended: Ended, started: Instant, handle: &AbortHandle) {
+        let free = |verdict, pause| {
+            let mut scheduler = lock(&self.scheduler);
+            scheduler.finish(host, verdict, pause, Instant::now());
+            scheduler.running() + scheduler.queued() > 0
+        };
+        match ended {
+            Ended::Cancelled => {
+                let busy = free(Verdict::Neutral, None);
+                self.drop_item(item, busy);
+            }
+            Ended::Expired => {
+                let busy = free(Verdict::Neutral, None);
+                self.fail(item, learned, Failure::new(Code::DownloadExpired, "the task's deadline has passed"), busy);
+            }
+            Ended::Stored(stored) => {
+                let busy = free(Verdict::Good, None);
+                self.metrics.stored(stored.size, started.elapsed().as_secs_f64());
+                let attempts = item.task.attempt + item.attempts.len() as u32 + 1;
+                let outcome = outcome::stored(&item.task, learned, stored, attempts, now_ms());
+                let result = FinishedKind::Outcome(Box::new(outcome));
+                self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, busy);
+            }
+            Ended::Failed(failure) => {
+                let busy = free(verdict(&failure), failure.retry_after.map(|pause| pause.min(LONGEST_PAUSE)));
+                self.note(&mut item, &failure);
+                match decide(self.facts_of(&item, &failure), item.profile.rules, fastrand::f64()) {
+                    Decision::Fail => self.fail(item, learned, failure, busy),
+                    Decision::Again(wait) => {
+                        self.metrics.retried(failure.code);
+                        if wait > LONGEST_WAIT {
+                            self.later(item, wait, failure.code.as_str(), &failure.message);
+                        } else {
+                            self.wait_again(item, wait, handle);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues a task for its next attempt, unless it was cancelled or the engine closes meanwhile: both set their mark before they empty the
+    /// queues, so that under the lock either the mark shows or the task will be found.
+    fn wait_again(&self, mut item: Box<Item>, wait: Duration, handle: &AbortHandle) {
+        let mut scheduler = lock(&self.scheduler);
+        if handle.is_aborted() || self.closing.load(Ordering::Acquire) {
+            drop(scheduler);
+            self.drop_item(item, false);
+        } else {
+            item.queued = Instant::now();
+            self.queue(&mut scheduler, item, wait);
+        }
+    }
+
+    fn facts_of(&self, item: &Item, failure: &Failure) -> Failed {
+        Failed {
+            code: failure.code,
+            attempts: item.task.attempt + item.attempts.len() as u32,
+            retry_after: failure.retry_after,
+            deadline: self.until_deadline(&item.task),
+        }
+    }
+
+    fn note(&self, item: &mut Item, failure: &Failure) {
+        self.metrics.failed(failure.code);
+        item.attempts.push(FailedAttempt {
+            attempt: item.task.attempt + item.attempts.len() as u32 + 1,
+            code: failure.code.as_str().to_owned(),
+            message: failure.message.clone(),
+            http_status: u32::from(failure.http_status),
+            at_ms: now_ms(),
+        });
+    }
+
+    fn fail(&self, item: Box<Item>, learned: Learned, mut failure: Failure, busy: bool) {
+        if failure.code == Code::DownloadProxyFailed {
+            failure.code = Code::DownloadProxyExhausted;
+        }
+        self.metrics.dead_letter();
+        let attempts = item.task.attempt + item.attempts.len() as u32;
+        let outcome = outcome::failed(&item.task, learned, failure, attempts, now_ms());
+        let result = FinishedKind::Outcome(Box::new(outcome));
+        self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, busy);
+    }
+}
+
+/// What a failure says about its host.
+fn verdict(failure: &Failure) -> Verdict {
+    match failure.code {
+        Code::DownloadConnectTimeout
+        | Code::DownloadConnectFailed
+        | Code::DownloadReset
+        | Code::DownloadTimeout
+        | Code::DownloadDnsServfail
+        | Code::DownloadDnsTimeout
+        | Code::DownloadHttp429 => Verdict::Down,
+        Code::DownloadHttp5xx if matches!(failure.http_status, 502..=504) => Verdict::Down,
+        _ if failure.http_status != 0 => Verdict::Good,
+        _ => Verdict::Neutral,
+    }
+}

@@ -1,0 +1,44 @@
+//! Wakes the scheduler when something is due, and sweeps idle connections.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::core::Core;
+use crate::sync::lock;
+
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+
+impl Core {
+    /// Asks to be woken at `at`, or earlier.
+    pub fn arm(&self, at: Option<Instant>) {
+        let Some(at) = at else { return };
+        let mut armed = lock(&self.armed);
+        if armed.is_none_or(|armed| at < armed) {
+            *armed = Some(at);
+            self.rearm.notify_one();
+        }
+    }
+
+    /// Starts what is due when it is due. Runs until the runtime ends.
+    pub async fn keep_time(self: Arc<Self>) {
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            let at = *lock(&self.armed);
+            let due = async {
+                match at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {
+                    *lock(&self.armed) = None;
+                    self.pump();
+                }
+                () = self.rearm.notified() => {}
+                _ = sweep.tick() => self.pool.sweep(Instant::now()),
+            }
+        }
+    }
+}
