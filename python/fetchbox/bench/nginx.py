@@ -37,8 +37,6 @@ http {{
   tcp_nodelay on;
   keepalive_requests 1000000000;
   keepalive_timeout 300s;
-  open_file_cache max=100000 inactive=600s;
-  open_file_cache_valid 600s;
   client_body_temp_path {root}/tmp-body;
   proxy_temp_path {root}/tmp-proxy;
   fastcgi_temp_path {root}/tmp-fastcgi;
