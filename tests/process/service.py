@@ -189,13 +189,14 @@ class Service(testing.Service):
     # ---- what went wrong ----------------------------------------------------------------------------------------------------
 
     def log_tail(self, lines: int = 40) -> str:
-        """The last lines of its log."""
+        """The last lines of its log, without those that only say that something is tried again."""
         if not self.log_path.exists():
             return ""
         with self.log_path.open("rb") as file:
-            file.seek(max(0, self.log_path.stat().st_size - 64 * 1024))
-            text = file.read().decode(errors="replace")
-        return "\n".join(line[:LINE_LIMIT] for line in _ESCAPES.sub("", text).splitlines()[-lines:])
+            file.seek(max(0, self.log_path.stat().st_size - 256 * 1024))
+            text = _ESCAPES.sub("", file.read().decode(errors="replace"))
+        told = [line[:LINE_LIMIT] for line in text.splitlines() if "trying again" not in line]
+        return "\n".join(told[-lines:])
 
     def dump(self) -> str:
         """The state of things for a failed test: processes, health, the end of the log."""
