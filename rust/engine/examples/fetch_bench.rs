@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use fetchbox_engine::{Engine, EngineConfig, FetchConfig, FinishedKind, StorageConfig, Submission};
@@ -45,13 +45,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         storage: StorageConfig { url: format!("file://{}", root.display()), key_template, ..StorageConfig::default() },
         ..EngineConfig::default()
     };
-    let (wake, woken) = channel();
+    let (wake, woken) = sync_channel(1);
     let engine = Engine::start(
         config,
         None,
         Arc::new(move || {
-            // The receiver is gone only when main returns.
-            let _ = wake.send(());
+            // A full queue knows already.
+            let _ = wake.try_send(());
         }),
     )?;
     let total = urls.len();

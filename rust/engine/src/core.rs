@@ -174,7 +174,7 @@ impl Core {
     }
 
     /// Ends waiting tasks as dropped.
-    pub fn drop_items(&self, items: Vec<Box<Item>>) {
+    pub fn drop_items(&self, items: impl IntoIterator<Item = Box<Item>>) {
         for item in items {
             self.drop_item(item, true);
         }

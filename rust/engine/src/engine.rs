@@ -89,13 +89,14 @@ impl Engine {
 
     /// Ends the queued and running tasks of a job as dropped.
     pub fn cancel(&self, job_id: &str) {
-        // First the mark, then the queues: a task on its way from one to the other is found by one of them.
+        let mut scheduler = lock(&self.core.scheduler);
+        let waiting = scheduler.remove_job(job_id, Instant::now());
         for (job, handle) in lock(&self.core.running).values() {
             if **job == *job_id {
                 handle.abort();
             }
         }
-        let waiting = lock(&self.core.scheduler).remove_job(job_id, Instant::now());
+        drop(scheduler);
         self.core.drop_items(waiting);
     }
 

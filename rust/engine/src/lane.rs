@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fetchbox_model::failure::Code;
 use futures_util::FutureExt;
-use futures_util::future::{AbortHandle, Abortable};
+use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
 
 use crate::api::{FailedAttempt, Finished, FinishedKind};
 use crate::breaker::Verdict;
@@ -33,6 +33,9 @@ const SPREAD_MS: u64 = 5_000;
 struct Start {
     host: HostId,
     item: Box<Item>,
+    run: u64,
+    handle: AbortHandle,
+    registration: AbortRegistration,
     /// Whether its host has answered before.
     proven: bool,
 }
@@ -65,8 +68,12 @@ impl Core {
             }
             match scheduler.next(Instant::now()) {
                 Next::Start(host, entry) => {
-                    let start = Start { host, item: entry.task, proven: scheduler.is_proven(host) };
+                    let (handle, registration) = AbortHandle::new_pair();
+                    let run = self.next_run.fetch_add(1, Ordering::Relaxed);
+                    let proven = scheduler.is_proven(host);
+                    lock(&self.running).insert(run, (entry.job, handle.clone()));
                     drop(scheduler);
+                    let start = Start { host, item: entry.task, run, handle, registration, proven };
                     if first.is_none() {
                         first = Some(start);
                     } else {
@@ -102,10 +109,7 @@ impl Core {
 
     async fn lane(self: Arc<Self>, first: Start) {
         let mut next = Some(first);
-        while let Some(Start { host, mut item, proven }) = next.take() {
-            let (handle, registration) = AbortHandle::new_pair();
-            let run = self.next_run.fetch_add(1, Ordering::Relaxed);
-            lock(&self.running).insert(run, (item.job.clone(), handle.clone()));
+        while let Some(Start { host, mut item, run, handle, registration, proven }) = next.take() {
             self.metrics.started();
             let started = Instant::now();
             let mut learned = Learned::default();
@@ -176,8 +180,8 @@ impl Core {
         }
     }
 
-    /// Queues a task for its next attempt, unless it was cancelled or the engine closes meanwhile: both set their mark before they empty the
-    /// queues, so that under the lock either the mark shows or the task will be found.
+    /// Queues a task for its next attempt, unless it was cancelled or the engine closes meanwhile. Starting, queueing again and cancelling all hold
+    /// the scheduler's lock, so that a task is always found in one place or the other.
     fn wait_again(&self, mut item: Box<Item>, wait: Duration, handle: &AbortHandle) {
         let mut scheduler = lock(&self.scheduler);
         if handle.is_aborted() || self.closing.load(Ordering::Acquire) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fetchbox_model::message::{DownloadTask, ResourceOutcome, ResourceState, Timings};
-use url::Url;
 
 use crate::failure::Failure;
 use crate::fetch::transfer::Stored;
@@ -138,12 +137,6 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// A URL for outcomes: as fetched.
-pub fn url_text(url: &Url, task_url: &str) -> String {
-    // Parsing normalises (an empty path becomes "/"); without a redirect the task's own spelling is the one people look for.
-    if Url::parse(task_url).is_ok_and(|own| own == *url) { task_url.to_owned() } else { url.as_str().to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,7 +144,7 @@ mod tests {
     #[test]
     fn the_tasks_url_is_in_the_context_only_when_another_answered() {
         let task = DownloadTask { url: "http://a".into(), ..Default::default() };
-        let same = Learned { final_url: url_text(&Url::parse("http://a/").unwrap(), "http://a"), ..Learned::default() };
+        let same = Learned { final_url: "http://a".into(), ..Learned::default() };
         assert_eq!(stored(&task, same, Stored::default(), 1, 0).context.get("url"), None);
         let other = Learned { final_url: "http://b/".into(), ..Learned::default() };
         assert_eq!(stored(&task, other, Stored::default(), 1, 0).context.get("url").unwrap(), "http://a");

@@ -20,7 +20,7 @@ use crate::core::{Core, Item};
 use crate::failure::{Failure, chain, find, is_exhaustion};
 use crate::net::link::Link;
 use crate::net::socket::EndlessHead;
-use crate::outcome::{Learned, url_text};
+use crate::outcome::Learned;
 use crate::profile::{Profile, seconds};
 use crate::proxy::Endpoint;
 use crate::redirect::{check_scheme, is_redirect, next_hop, same_origin};
@@ -64,8 +64,9 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, answered: 
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Failure::new(Code::DownloadBadUrl, "the URL holds a user name or password"));
     }
-    learned.final_url = url_text(&url, &item.task.url);
-    let headers = Headers::of(&item.task, &profile)?;
+    // Parsing normalises; without a redirect the task's own spelling is the one that people look for.
+    learned.final_url = item.task.url.clone();
+    let mut headers = Headers::of(&item.task, &profile)?;
     let route = core.proxies.route(item.task.proxy_hint.as_ref(), &profile.proxy, Instant::now())?;
     let patience = Patience::new(limits(core, item, &profile));
     let mut attempt = Attempt { core, profile, learned, patience, route, expected_size: expected_size(item) };
@@ -78,10 +79,9 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, answered: 
         transfer.restart();
     }
     let mut visited = vec![url];
-    let mut crossed = false;
     loop {
         let Some(url) = visited.last() else { return Err(Failure::new(Code::SystemInternal, "no URL")) };
-        let response = attempt.exchange(url, &headers, crossed, range.as_ref()).await?;
+        let response = attempt.exchange(url, &headers, range.as_ref()).await?;
         answered();
         let status = response.head.status.as_u16();
         attempt.learned.http_status = status;
@@ -89,7 +89,9 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, answered: 
             let location = response.head.headers.get(header::LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
             let next = next_hop(&visited, location.as_deref(), attempt.profile.fetch.max_redirects)
                 .map_err(|failure| Failure::from(failure).status(status))?;
-            crossed |= !same_origin(url, &next);
+            if !same_origin(url, &next) {
+                headers.cross();
+            }
             attempt.learned.redirects += 1;
             attempt.learned.final_url = next.as_str().to_owned();
             body::discard(&mut attempt, response).await;
@@ -164,13 +166,13 @@ fn destination(core: &Core, item: &Item) -> Result<Transfer, Failure> {
 
 impl Attempt<'_> {
     /// Sends one request and waits for the head of its response, through one proxy endpoint after the other if there are any.
-    async fn exchange(&mut self, url: &Url, headers: &Headers, crossed: bool, range: Option<&RangeRequest>) -> Result<Answered, Failure> {
+    async fn exchange(&mut self, url: &Url, headers: &Headers, range: Option<&RangeRequest>) -> Result<Answered, Failure> {
         if self.route.is_empty() {
-            return self.exchange_by(url, headers, crossed, range, None).await;
+            return self.exchange_by(url, headers, range, None).await;
         }
         let mut last = Failure::new(Code::DownloadProxyFailed, "no proxy endpoint is left");
         while let Some(endpoint) = self.route.first().cloned() {
-            match self.exchange_by(url, headers, crossed, range, Some(&endpoint)).await {
+            match self.exchange_by(url, headers, range, Some(&endpoint)).await {
                 Err(failure) if is_proxy_failure(&failure) => {
                     endpoint.failed(Instant::now());
                     self.core.metrics.proxy_failed(&endpoint.pool);
@@ -194,7 +196,6 @@ impl Attempt<'_> {
         &mut self,
         url: &Url,
         headers: &Headers,
-        crossed: bool,
         range: Option<&RangeRequest>,
         proxy: Option<&Endpoint>,
     ) -> Result<Answered, Failure> {
@@ -216,7 +217,7 @@ impl Attempt<'_> {
                 }
                 return Err(head_failure(&error));
             }
-            let request = headers.request(url, crossed, http2, range)?;
+            let request = headers.request(url, http2, range)?;
             let sent = Instant::now();
             let result = self.patience.wait(link.send(request)).await;
             self.learned.times.first_byte += sent.elapsed();

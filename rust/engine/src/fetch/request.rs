@@ -36,10 +36,9 @@ const FORBIDDEN: [&str; 14] = [
 /// Characters that `http` refuses in a path or query although URLs hold them.
 const UNSENT: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}').add(b'|').add(b'\\').add(b'^');
 
-/// The headers of a task's requests, before and after the redirects crossed an origin.
+/// The headers of a task's requests.
 pub struct Headers {
     own: HeaderMap,
-    crossed: HeaderMap,
     /// Whether the task itself asks for a range.
     pub has_range: bool,
 }
@@ -47,11 +46,13 @@ pub struct Headers {
 impl Headers {
     /// Joins the task's headers with its job type's; the task's win.
     pub fn of(task: &DownloadTask, profile: &Profile) -> Result<Self, Failure> {
-        let mut own = HeaderMap::with_capacity(task.headers.len() + profile.headers.len() + 4);
-        for field in task.headers.iter().filter(|field| !FORBIDDEN.contains(&field.name.to_ascii_lowercase().as_str())) {
+        let mut own = HeaderMap::with_capacity(task.headers.len() + profile.headers.len() + 6);
+        for field in &task.headers {
             let wrong = |what: &str| Failure::new(Code::ValidationBadHeader, format!("header {:?}: bad {what}", field.name));
             let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| wrong("name"))?;
-            own.append(name, HeaderValue::from_str(&field.value).map_err(|_| wrong("value"))?);
+            if !FORBIDDEN.contains(&name.as_str()) {
+                own.append(name, HeaderValue::from_str(&field.value).map_err(|_| wrong("value"))?);
+            }
         }
         for (name, value) in &profile.headers {
             if !own.contains_key(name) {
@@ -65,16 +66,18 @@ impl Headers {
         }
         own.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         own.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
-        let mut crossed = HeaderMap::new();
-        for (name, value) in own.iter().filter(|(name, _)| survives_crossing(name.as_str()) || *name == header::ACCEPT_ENCODING) {
-            crossed.append(name.clone(), value.clone());
-        }
-        Ok(Self { has_range: own.contains_key(header::RANGE), own, crossed })
+        Ok(Self { has_range: own.contains_key(header::RANGE), own })
+    }
+
+    /// From now on only what may cross an origin is sent; this cannot be undone.
+    pub fn cross(&mut self) {
+        let kept = self.own.iter().filter(|(name, _)| survives_crossing(name.as_str()) || *name == header::ACCEPT_ENCODING);
+        self.own = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
     }
 
     /// A request for `url`.
-    pub fn request(&self, url: &Url, crossed: bool, http2: bool, range: Option<&RangeRequest>) -> Result<Request<Empty<Bytes>>, Failure> {
-        let mut headers = if crossed { self.crossed.clone() } else { self.own.clone() };
+    pub fn request(&self, url: &Url, http2: bool, range: Option<&RangeRequest>) -> Result<Request<Empty<Bytes>>, Failure> {
+        let mut headers = self.own.clone();
         let bad = |error: http::Error| Failure::new(Code::DownloadBadUrl, error.to_string());
         if let Some(range) = range {
             for (name, text) in [(header::RANGE, &range.range), (header::IF_RANGE, &range.if_range)] {

@@ -5,9 +5,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use super::local::{Draft, LocalStore};
@@ -32,8 +32,8 @@ pub struct Durable {
 impl Durable {
     /// Starts the thread.
     pub fn start() -> io::Result<Self> {
-        let (requests, receiver) = channel();
-        let thread = std::thread::Builder::new().name("fetchbox-sync".to_owned()).spawn(move || run(&receiver))?;
+        let (requests, mut receiver) = channel(MAX_GROUP);
+        let thread = std::thread::Builder::new().name("fetchbox-sync".to_owned()).spawn(move || run(&mut receiver))?;
         Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
@@ -42,7 +42,7 @@ impl Durable {
         let (reply, answer) = oneshot::channel();
         let gone = || io::Error::other("the syncing thread has ended");
         let requests = self.requests.as_ref().ok_or_else(gone)?;
-        requests.send(Request { store, draft, reply }).map_err(|_| gone())?;
+        requests.send(Request { store, draft, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
@@ -57,8 +57,8 @@ impl Drop for Durable {
     }
 }
 
-fn run(requests: &Receiver<Request>) {
-    while let Ok(first) = requests.recv() {
+fn run(requests: &mut Receiver<Request>) {
+    while let Some(first) = requests.blocking_recv() {
         let mut group = vec![first];
         while group.len() < MAX_GROUP
             && let Ok(next) = requests.try_recv()

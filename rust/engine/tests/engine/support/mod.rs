@@ -5,7 +5,7 @@ pub mod origin;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use fetchbox_engine::{Engine, EngineConfig, Finished, FinishedKind, Submission};
@@ -45,8 +45,8 @@ impl Fetcher {
         let mut config = config();
         config.storage.url = format!("file://{}", root.path().display());
         change(&mut config);
-        let (wake, woken) = channel();
-        let engine = Engine::start(config, store, Arc::new(move || wake.send(()).unwrap_or_default())).unwrap();
+        let (wake, woken) = sync_channel(1);
+        let engine = Engine::start(config, store, Arc::new(move || wake.try_send(()).unwrap_or_default())).unwrap();
         Self { engine: Some(engine), root, woken, next: 0 }
     }
 
