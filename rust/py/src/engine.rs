@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fetchbox_engine::report::{self, Context, Entry};
@@ -38,7 +38,8 @@ impl Report {
 #[pyclass(frozen, module = "fetchbox._core")]
 pub struct Engine {
     guard: Guard,
-    engine: Mutex<Option<Arc<fetchbox_engine::Engine>>>,
+    /// Taken out by `close`, which waits for calls that are inside.
+    engine: RwLock<Option<fetchbox_engine::Engine>>,
     pub window: Mutex<Window>,
     malformed: Mutex<Vec<Malformed>>,
     wakeup: Arc<Wakeup>,
@@ -60,7 +61,7 @@ impl Engine {
         let engine = py.detach(|| fetchbox_engine::Engine::start(config, store, Arc::new(move || wake.notify()))).map_err(engine_error)?;
         Ok(Self {
             guard: Guard::new(),
-            engine: Mutex::new(Some(Arc::new(engine))),
+            engine: RwLock::new(Some(engine)),
             window: Mutex::default(),
             malformed: Mutex::default(),
             wakeup,
@@ -79,8 +80,7 @@ impl Engine {
     }
 
     fn submit(&self, py: Python<'_>, delivery: &Delivery, settled: &Settled) -> PyResult<usize> {
-        let engine = self.running()?;
-        py.detach(|| {
+        let submissions = py.detach(|| {
             let intake = delivery.take();
             let mut submissions = Vec::with_capacity(intake.tasks.len());
             {
@@ -94,30 +94,21 @@ impl Engine {
                 }
             }
             lock(&self.malformed).extend(intake.malformed);
-            let started = submissions.len();
-            self.backlog.fetch_add(started, Ordering::Relaxed);
-            engine.submit(submissions);
-            Ok(started)
-        })
+            submissions
+        });
+        self.start(py, submissions)
     }
 
     fn submit_tasks(&self, py: Python<'_>, tasks: &[u8]) -> PyResult<usize> {
-        let engine = self.running()?;
         let tasks: Vec<LibraryTask> = serde_json::from_slice(tasks).map_err(CoreError::invalid)?;
-        py.detach(|| {
-            let started = tasks.len();
-            self.backlog.fetch_add(started, Ordering::Relaxed);
-            engine.submit(tasks.into_iter().map(LibraryTask::into_submission).collect());
-            Ok(started)
-        })
+        self.start(py, tasks.into_iter().map(LibraryTask::into_submission).collect())
     }
 
     fn drain(&self, py: Python<'_>, limit: usize) -> PyResult<OutcomeBatch> {
-        let engine = self.running()?;
-        let finished = py.detach(|| {
+        let finished = self.with(py, |engine| {
             self.wakeup.reset();
             engine.drain(limit)
-        });
+        })?;
         self.backlog.fetch_sub(finished.len(), Ordering::Relaxed);
         Ok(OutcomeBatch { finished })
     }
@@ -155,43 +146,29 @@ impl Engine {
     }
 
     fn cancel(&self, py: Python<'_>, job_id: &str) -> PyResult<()> {
-        let engine = self.running()?;
-        py.detach(|| engine.cancel(job_id));
-        Ok(())
+        self.with(py, |engine| engine.cancel(job_id))
     }
 
     fn begin_close(&self, py: Python<'_>) -> PyResult<()> {
         self.closing.store(true, Ordering::Relaxed);
-        let engine = self.running()?;
-        py.detach(|| engine.begin_close());
-        Ok(())
+        self.with(py, fetchbox_engine::Engine::begin_close)
     }
 
     fn close(&self, py: Python<'_>, timeout: f64) {
         self.closing.store(true, Ordering::Relaxed);
-        let taken = lock(&self.engine).take();
-        if let Some(engine) = taken {
-            let timeout = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::from_secs(5));
-            py.detach(|| {
+        let timeout = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::from_secs(5));
+        py.detach(|| {
+            let taken = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(engine) = taken {
                 engine.begin_close();
-                // Another thread may be inside a call: it holds the engine for microseconds.
-                let mut shared = engine;
-                for _ in 0..1000 {
-                    match Arc::try_unwrap(shared) {
-                        Ok(engine) => return engine.close(timeout),
-                        Err(back) => shared = back,
-                    }
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            });
-        }
+                engine.close(timeout);
+            }
+        });
     }
 
     fn metrics(&self, py: Python<'_>) -> String {
-        match self.running() {
-            Ok(engine) => py.detach(|| engine.metrics_text()),
-            Err(_) => String::new(),
-        }
+        // A closed engine has nothing to tell.
+        self.with(py, fetchbox_engine::Engine::metrics_text).unwrap_or_default()
     }
 }
 
@@ -205,10 +182,18 @@ fn object_store(store: Bound<'_, PyAny>) -> Result<Arc<dyn object_store::ObjectS
 }
 
 impl Engine {
-    fn running(&self) -> PyResult<Arc<fetchbox_engine::Engine>> {
+    /// Runs a call on the engine without the GIL. Raises when the engine is closed or was made before a fork.
+    fn with<T: Send>(&self, py: Python<'_>, call: impl FnOnce(&fetchbox_engine::Engine) -> T + Send) -> PyResult<T> {
         self.guard.check("Engine")?;
-        let closed = || CoreError::new("closed", "CLOSED", "the engine is closed");
-        Ok(lock(&self.engine).clone().ok_or_else(closed)?)
+        let result = py.detach(|| self.engine.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(call));
+        Ok(result.ok_or_else(|| CoreError::new("closed", "CLOSED", "the engine is closed"))?)
+    }
+
+    fn start(&self, py: Python<'_>, submissions: Vec<Submission>) -> PyResult<usize> {
+        let started = submissions.len();
+        self.backlog.fetch_add(started, Ordering::Relaxed);
+        self.with(py, |engine| engine.submit(submissions))?;
+        Ok(started)
     }
 }
 

@@ -44,20 +44,23 @@ fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     Ok(class.bind(py))
 }
 
-/// An error on its way to Python.
+/// An error on its way to Python; boxed, so that results stay small.
 #[derive(Debug, Clone, Default)]
-pub struct CoreError {
-    pub kind: &'static str,
-    pub code: String,
-    pub message: String,
-    pub faults: Option<Vec<Fault>>,
-    pub retry_after_ms: Option<u64>,
-    pub job_id: Option<String>,
+pub struct CoreError(Box<Parts>);
+
+#[derive(Debug, Clone, Default)]
+struct Parts {
+    kind: &'static str,
+    code: String,
+    message: String,
+    faults: Option<Vec<Fault>>,
+    retry_after_ms: Option<u64>,
+    job_id: Option<String>,
 }
 
 impl CoreError {
     pub fn new(kind: &'static str, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind, code: code.into(), message: message.into(), ..Self::default() }
+        Self(Box::new(Parts { kind, code: code.into(), message: message.into(), ..Parts::default() }))
     }
 
     /// A caller inside the package passed what the boundary's manual does not allow.
@@ -70,12 +73,15 @@ impl CoreError {
             [one] => format!("{}: {}", if one.pointer.is_empty() { "the body" } else { &one.pointer }, one.message),
             many => format!("{} faults in the manifest", many.len()),
         };
-        Self { faults: Some(faults), ..Self::new("validation", "INVALID_PAYLOAD", message) }
+        let mut error = Self::new("validation", "INVALID_PAYLOAD", message);
+        error.0.faults = Some(faults);
+        error
     }
 
     /// The exception as an object.
     pub fn value(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-        let details = match self.faults {
+        let Parts { kind, code, message, faults, retry_after_ms, job_id } = *self.0;
+        let details = match faults {
             None => None,
             Some(faults) => {
                 let list = PyList::empty(py);
@@ -89,8 +95,8 @@ impl CoreError {
                 Some(list)
             }
         };
-        let retry_after = self.retry_after_ms.map(|ms| ms as f64 / 1000.0);
-        class(py)?.call1((self.kind, self.code, self.message, details, retry_after, self.job_id))
+        let retry_after = retry_after_ms.map(|ms| ms as f64 / 1000.0);
+        class(py)?.call1((kind, code, message, details, retry_after, job_id))
     }
 }
 
@@ -104,7 +110,10 @@ impl From<HubError> for CoreError {
     fn from(error: HubError) -> Self {
         match error {
             HubError::Refused { code, message, retry_after_ms, job_id } => {
-                Self { retry_after_ms, job_id, ..Self::new("refused", code, message) }
+                let mut error = Self::new("refused", code, message);
+                error.0.retry_after_ms = retry_after_ms;
+                error.0.job_id = job_id;
+                error
             }
             HubError::Unavailable(message) => Self::new("unavailable", "HUB_UNAVAILABLE", message),
             other => Self::new("internal", "INTERNAL_ERROR", other.to_string()),
