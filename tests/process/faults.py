@@ -95,6 +95,11 @@ def failing_syncs(process: Process, log: Path) -> Iterator[None]:
         yield
     finally:
         tracer.terminate()
-        tracer.wait(10)
+        try:
+            tracer.wait(3)
+        except subprocess.TimeoutExpired:
+            # It waits for a process that is half dead; the kernel lets go of that by itself.
+            tracer.kill()
+            tracer.wait(10)
         if tracer.stderr is not None:
             tracer.stderr.close()

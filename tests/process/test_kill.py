@@ -91,7 +91,7 @@ def test_a_start_beside_dying_children_waits_for_them(tmp_path: Path) -> None:
 def test_the_supervisor_restarts_a_child_that_dies_every_second(tmp_path: Path) -> None:
     with Service(tmp_path).start() as service:
         for role in ("worker", "api", "hub"):
-            for _ in range(4):
+            for _ in range(3):
                 victim = service.kill_one(role)
                 wait_for(
                     f"a {role} after {victim.pid}",

@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,38 +124,30 @@ def test_an_unknown_option_and_a_missing_file(tmp_path: Path) -> None:
     assert "Traceback" not in message
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
-    service = Service(tmp_path)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", int(service.url.rpartition(":")[2])))
+def test_what_is_taken_is_named(tmp_path: Path) -> None:
+    """The API's port, the telemetry port and the directory. Side by side, because each is tried for a while before it is given up."""
+    with Service(tmp_path / "first").start() as first, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
-        status, message = fails(["up", "--config", str(service.config_path)], tmp_path)
-    assert status == 1, message
-    assert service.url.removeprefix("http://") in message, message
-    assert "Traceback" not in message
-    service.close()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        overrides: list[dict[str, Any]] = [
+            {"server": {"bind_addr": address}},
+            {"telemetry": {"metrics_addr": address}},
+            {"data_dir": str(first.data_dir)},
+        ]
+        services = [Service(tmp_path / str(number), changes) for number, changes in enumerate(overrides)]
 
+        def start(service: Service) -> tuple[int, str]:
+            return fails(["up", "--config", str(service.config_path)], tmp_path)
 
-def test_a_taken_telemetry_port_is_named(tmp_path: Path) -> None:
-    service = Service(tmp_path)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", int(service.metrics_url.rpartition(":")[2])))
-        taken.listen()
-        status, message = fails(["up", "--config", str(service.config_path)], tmp_path)
-    assert status == 1, message
-    assert service.metrics_url.removeprefix("http://") in message, message
-    assert "Traceback" not in message
-    service.close()
-
-
-def test_a_second_service_on_one_directory_is_refused(tmp_path: Path) -> None:
-    with Service(tmp_path / "first").start() as first:
-        second = Service(tmp_path / "second", {"data_dir": str(first.data_dir)})
-        status, message = fails(["up", "--config", str(second.config_path)], tmp_path)
-        assert status == 1, message
-        assert str(first.data_dir) in message, message
-        assert "Traceback" not in message
-        second.close()
+        with ThreadPoolExecutor(3) as side_by_side:
+            ends = list(side_by_side.map(start, services))
+        for (status, message), named in zip(ends, [address, address, str(first.data_dir)], strict=True):
+            assert status == 1, message
+            assert named in message, message
+            assert "Traceback" not in message
+        for service in services:
+            service.close()
         assert first.ready(), "the first one must not notice"
         first.end()
 
