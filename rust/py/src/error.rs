@@ -115,7 +115,8 @@ impl From<HubError> for CoreError {
                 error.0.job_id = job_id;
                 error
             }
-            HubError::Unavailable(message) => Self::new("unavailable", "HUB_UNAVAILABLE", message),
+            // A hub whose database failed is about to end: for its clients it is away, and what they asked may or may not have been done.
+            HubError::Unavailable(message) | HubError::Fatal(message) => Self::new("unavailable", "HUB_UNAVAILABLE", message),
             other => Self::new("internal", "INTERNAL_ERROR", other.to_string()),
         }
     }
