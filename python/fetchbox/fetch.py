@@ -99,13 +99,20 @@ async def afetch(
     finished = asyncio.Event()
     with session:
         descriptor = session.fileno()
-        loop.add_reader(descriptor, finished.set)
+
+        def wake() -> None:
+            # The descriptor stays readable until the engine is drained: watched meanwhile it would keep the loop spinning.
+            loop.remove_reader(descriptor)
+            finished.set()
+
         feeder: asyncio.Task[list[Task] | None] | None = None
         try:
             exhausted = False
             while True:
                 finished.clear()
-                for outcome in session.drain():
+                outcomes = session.drain()
+                loop.add_reader(descriptor, wake)
+                for outcome in outcomes:
                     yield outcome
                 if not exhausted and feeder is None and session.wants_more:
                     feeder = asyncio.ensure_future(anext(source, None))

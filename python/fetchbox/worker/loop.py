@@ -50,7 +50,7 @@ class WorkerLoop:
     async def run(self, draining: asyncio.Event, time_to_finish: Callable[[], float]) -> None:
         """Works until `draining` is set, then finishes what is under way for at most `time_to_finish()` seconds and leaves the group."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._engine.fileno(), self._finished.set)
+        self._listen()
         poller = asyncio.create_task(self._poll_forever())
         reporter = asyncio.create_task(self._report_forever())
         stop = asyncio.create_task(draining.wait())
@@ -77,6 +77,14 @@ class WorkerLoop:
                     await self.reported.wait()
                 async with self._reporting:
                     await self._hub.leave()
+
+    def _listen(self) -> None:
+        """Wakes the reporter once: the descriptor stays readable until the engine is drained, and would keep the loop spinning."""
+        asyncio.get_running_loop().add_reader(self._engine.fileno(), self._wake)
+
+    def _wake(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._engine.fileno())
+        self._finished.set()
 
     def _connection_changed(self, connected: bool) -> None:
         if not connected:
@@ -130,6 +138,7 @@ class WorkerLoop:
             self._finished.clear()
             async with self._reporting:
                 await self._report()
+            self._listen()
             self._room.set()
             self.reported.set()
 
