@@ -64,6 +64,7 @@ class Oracle:
         self._by_key: dict[str, str] = {}
         self._seen: dict[str, Json] = {}
         self._lock = threading.Lock()
+        self._sampling = threading.Lock()
 
     # ---- posts --------------------------------------------------------------------------------------------------------------
 
@@ -94,6 +95,11 @@ class Oracle:
         """One look at all jobs: every acknowledged one is there, every sum is right, and nothing that was settled is pending again."""
         with self._lock:
             expected = set(self.acknowledged)
+        # One look at a time: compared with a later one, an answer that was overtaken would seem to go back.
+        with self._sampling:
+            return self._look(expected, limit)
+
+    def _look(self, expected: set[str], limit: float) -> list[Json]:
         jobs = self.client.jobs(limit=limit)
         with self._lock:
             self.samples += 1
