@@ -45,6 +45,7 @@ def engine_options(config: Config, *, library: bool = False) -> dict[str, Any]:
         "job_types": job_types,
         "proxy_pools": {name: _plain(pool.model_dump()) for name, pool in config.proxy.pools.items()},
         "blocked_endpoints": [] if library else _own_endpoints(config),
+        "outlast_full_store": not library,
         "sync_files": not library and config.hub.durability == "sync",
     }
 

@@ -132,6 +132,7 @@ fn profile(
             base: seconds(fetch.backoff_base),
             max: seconds(fetch.backoff_max),
             retry_after_max: seconds(fetch.retry_after_max),
+            outlast_full_store: config.outlast_full_store,
         },
         limits: HostLimits {
             concurrency: fetch.per_host_concurrency.max(1),

@@ -15,6 +15,8 @@ pub struct Rules {
     pub max: Duration,
     /// Longest Retry-After that is honoured as it stands.
     pub retry_after_max: Duration,
+    /// Whether tasks outlast a full store: it is nobody's failure and heals when space is freed.
+    pub outlast_full_store: bool,
 }
 
 /// A failed attempt.
@@ -41,7 +43,8 @@ pub enum Decision {
 
 /// Exponential back-off with full jitter (`random` in 0..1); Retry-After wins over it, cut to its maximum.
 pub fn decide(failed: Failed, rules: Rules, random: f64) -> Decision {
-    if !failed.code.is_retryable() || failed.attempts >= rules.max_attempts {
+    let outlast = rules.outlast_full_store && failed.code == Code::StorageFull;
+    if !failed.code.is_retryable() || (failed.attempts >= rules.max_attempts && !outlast) {
         return Decision::Fail;
     }
     let delay = match failed.retry_after {
@@ -73,8 +76,13 @@ pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    const RULES: Rules =
-        Rules { max_attempts: 5, base: Duration::from_secs(1), max: Duration::from_secs(6), retry_after_max: Duration::from_secs(3600) };
+    const RULES: Rules = Rules {
+        max_attempts: 5,
+        base: Duration::from_secs(1),
+        max: Duration::from_secs(6),
+        retry_after_max: Duration::from_secs(3600),
+        outlast_full_store: false,
+    };
 
     fn failed(code: Code, attempts: u32) -> Failed {
         Failed { code, attempts, retry_after: None, deadline: None }
@@ -88,6 +96,14 @@ mod tests {
                 assert_eq!(again, code.is_retryable() && attempts < 5, "{code} after {attempts}");
             }
         }
+    }
+
+    #[test]
+    fn a_service_outlasts_a_full_store_and_nothing_else() {
+        let rules = Rules { outlast_full_store: true, ..RULES };
+        assert_eq!(decide(failed(Code::StorageFull, 500), rules, 1.0), Decision::Again(RULES.max));
+        assert_eq!(decide(failed(Code::StorageFull, 500), RULES, 1.0), Decision::Fail);
+        assert_eq!(decide(failed(Code::DownloadReset, 500), rules, 1.0), Decision::Fail);
     }
 
     /// | attempts | random | wait |

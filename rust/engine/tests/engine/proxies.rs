@@ -105,7 +105,7 @@ fn case_11_connect_and_socks_ask_for_the_vetted_address() {
     let socks = Proxy::socks();
     let endpoints = [format!("http://u:p@{}", connect.address), format!("socks5://u:p@{}", socks.address)];
     for endpoint in endpoints {
-        let main = pool(&[endpoint.clone()], &[], false);
+        let main = pool(std::slice::from_ref(&endpoint), &[], false);
         let mut fetcher = Fetcher::new(move |config| {
             config.proxy_pools.insert("main".into(), main);
             config.fetch.allow_networks.push("::1/128".parse().unwrap());
