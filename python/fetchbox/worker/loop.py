@@ -93,7 +93,7 @@ class WorkerLoop:
     async def _poll_forever(self) -> None:
         pause = RETRY_FIRST
         while not self._draining.is_set():
-            if self._engine.backlog() >= BACKLOG_LIMIT:
+            while self._engine.backlog() >= BACKLOG_LIMIT:
                 self._room.clear()
                 await self._room.wait()
             try:
