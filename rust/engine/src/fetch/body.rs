@@ -52,7 +52,8 @@ pub async fn receive(
             etag: text(&response.head.headers, header::ETAG),
             accepts_ranges: accepts_ranges(&response),
         };
-        transfer.begin(partial, facts(item, attempt));
+        let facts = if transfer.keeps_facts() { facts(item, attempt) } else { ObjectFacts::default() };
+        transfer.begin(partial, facts);
     }
     let max = attempt.profile.sizes.max_bytes;
     let too_large = |size: u64| Failure::new(Code::DownloadTooLarge, format!("{size} bytes or more, max_bytes is {max}")).status(status);

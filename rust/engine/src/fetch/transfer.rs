@@ -101,7 +101,7 @@ pub struct Transfer {
     facts: ObjectFacts,
     hint: Option<Hint>,
     hasher: Hasher,
-    head: Vec<u8>,
+    head: Bytes,
     chunks: Vec<Bytes>,
     tiny: BytesMut,
     pending: usize,
@@ -123,7 +123,7 @@ impl Transfer {
             facts: ObjectFacts::default(),
             hasher: Hasher::new(hint.clone()),
             hint,
-            head: Vec::new(),
+            head: Bytes::new(),
             chunks: Vec::new(),
             tiny: BytesMut::new(),
             pending: 0,
@@ -141,6 +141,11 @@ impl Transfer {
         *self = fresh;
     }
 
+    /// Whether the store keeps facts beside an object's bytes.
+    pub fn keeps_facts(&self) -> bool {
+        matches!(self.store, Store::Remote(..))
+    }
+
     /// A response with a body from the start begins.
     pub fn begin(&mut self, partial: Partial, facts: ObjectFacts) {
         self.partial = partial;
@@ -152,7 +157,11 @@ impl Transfer {
         self.partial.received += data.len() as u64;
         self.pending += data.len();
         if self.head.len() < SNIFF_BYTES {
-            self.head.extend_from_slice(&data[..data.len().min(SNIFF_BYTES - self.head.len())]);
+            self.head = if self.head.is_empty() && data.len() >= SNIFF_BYTES {
+                data.slice(..SNIFF_BYTES)
+            } else {
+                [&self.head, &data[..data.len().min(SNIFF_BYTES - self.head.len())]].concat().into()
+            };
         }
         // A file's later chunks are hashed by its writer.
         if !matches!(self.sink, Sink::Busy(_)) {
@@ -204,7 +213,7 @@ impl Transfer {
                 Store::Local(files, _) => self.flush_file(&files).await?,
                 Store::Remote(remote, _) => {
                     if matches!(self.sink, Sink::Memory) {
-                        let upload = remote.multipart(&self.key, &self.object_facts()).await?;
+                        let upload = remote.multipart(&self.key, &self.facts.clone().or_sniffed(sniff(&self.head))).await?;
                         let extra = memory.units_of(self.part_size.saturating_mul(WINDOW as u64));
                         // With memory for more parts the next one comes in while they go out; without, each waits for the one before.
                         let window = match memory.units.clone().try_acquire_many_owned(extra) {
@@ -276,14 +285,6 @@ impl Transfer {
         Ok(())
     }
 
-    fn object_facts(&self) -> ObjectFacts {
-        let mut facts = self.facts.clone();
-        if facts.content_type.is_empty() {
-            facts.content_type = sniff(&self.head).to_owned();
-        }
-        facts
-    }
-
     /// Checks the whole body and makes the object visible.
     pub async fn finish(mut self, expected_size: Option<u64>) -> Result<(Stored, Duration), Failure> {
         let started = Instant::now();
@@ -293,11 +294,11 @@ impl Transfer {
         }
         let sniffed = sniff(&self.head);
         let url = self.store.url_of(&self.key);
-        let facts = self.object_facts();
         let chunks = self.take();
         let (sha256, etag) = match (std::mem::replace(&mut self.sink, Sink::Memory), &self.store) {
             (Sink::Memory, Store::Remote(remote, _)) => {
                 let sha256 = self.hasher.finish()?;
+                let facts = self.facts.clone().or_sniffed(sniffed);
                 (sha256, remote.put(&self.key, chunks, &facts).await?)
             }
             (Sink::Multipart(mut upload, window), _) => {

@@ -14,7 +14,9 @@ use super::local::{Draft, LocalStore};
 
 /// Most files of one group.
 const MAX_GROUP: usize = 512;
-/// From so many files on one `syncfs` is cheaper than an `fsync` each.
+/// From so many files on one `syncfs` is cheaper than an `fsync` each. Measured on ext4, 10 KiB files over 256 directories, in groups of 32: 14,900
+/// files/s with two `syncfs`, 2,300 with `fdatasync` for each and `fsync` for each directory. Below, what else is dirty on the file system would
+/// cost more.
 const SYNCFS_FROM: usize = 4;
 
 struct Request {
@@ -95,14 +97,14 @@ fn sync_data(group: &[Request]) {
 }
 
 fn sync_names(group: &[Request]) {
-    let dirs = distinct(group.iter().map(|request| request.draft.dir()));
     // A directory made just now is durable only with its parents.
-    if dirs.len() >= SYNCFS_FROM || group.iter().any(|request| request.store.has_new_dirs()) {
+    let new_dirs = distinct(group.iter().map(|request| &request.store)).into_iter().filter(|store| store.has_new_dirs()).count() > 0;
+    if new_dirs || group.len() >= SYNCFS_FROM {
         for store in distinct(group.iter().map(|request| &request.store)) {
             check(rustix::fs::syncfs(store.root_fd()));
         }
     } else {
-        for dir in dirs {
+        for dir in distinct(group.iter().map(|request| request.draft.dir())) {
             check(rustix::fs::fsync::<&OwnedFd>(dir));
         }
     }

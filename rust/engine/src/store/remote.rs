@@ -25,6 +25,16 @@ pub struct ObjectFacts {
     pub metadata: Vec<(String, String)>,
 }
 
+impl ObjectFacts {
+    /// With the sniffed type where the origin declared none.
+    pub fn or_sniffed(mut self, sniffed: &str) -> Self {
+        if self.content_type.is_empty() {
+            self.content_type = sniffed.to_owned();
+        }
+        self
+    }
+}
+
 /// Counts clean-ups that go on after their task is gone.
 #[derive(Clone)]
 pub struct Cleanups {
