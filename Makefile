@@ -110,8 +110,7 @@ dev-down: ## stop the compose stack
 # ---- generated files ----------------------------------------------------------------------------------------------------------
 
 proto: $(TEST)/.deps ## generate the Python messages (the Rust ones are made by the build)
-	mkdir -p python/fetchbox/proto
-	$(TEST)/bin/python -m grpc_tools.protoc -I proto --python_out=python/fetchbox/proto --pyi_out=python/fetchbox/proto jobs.proto
+	$(TEST)/bin/python -m grpc_tools.protoc -I fetchbox/proto=proto --python_out=python --pyi_out=python fetchbox/proto/jobs.proto
 
 docs: $(TEST)/.deps ## make docs/configuration.md and config/fetchbox.example.toml from the models
 	PYTHONPATH=python $(TEST)/bin/python -m fetchbox.config.reference
