@@ -224,19 +224,6 @@ impl JobRecord {
     }
 }
 
-/// A state's name in answers.
-pub fn state_name(state: JobState) -> &'static str {
-    match state {
-        JobState::Unknown => "unknown",
-        JobState::Queued => "queued",
-        JobState::InProgress => "in_progress",
-        JobState::Partial => "partial",
-        JobState::Completed => "completed",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use fail::fail_point;
 use fetchbox_model::batch;
 use fetchbox_model::message::{JobState, ResourceState};
+use fetchbox_model::state::job_state_name;
 use fetchbox_model::stream::Topic;
 use prost::Message;
 
@@ -12,7 +13,7 @@ use crate::core::read_failed;
 use crate::db::Space;
 use crate::error::HubError;
 use crate::frame::{AppendReply, AppendRequest, Commit, Entry};
-use crate::job::{JobId, LastError, Verdict, parse_id, state_name};
+use crate::job::{JobId, LastError, Verdict, parse_id};
 use crate::keys;
 use crate::outcome::{self, OutcomePart, StatusPart};
 use crate::record::Part;
@@ -165,7 +166,7 @@ impl Writer {
         fail_point!("hub::event::before");
         self.publish_status(Topic::Events, &record.status(now_ms));
         let fields = [
-            ("state", state_name(record.state()).to_owned()),
+            ("state", job_state_name(record.state()).to_owned()),
             ("stored", counts.stored.to_string()),
             ("reused", counts.reused.to_string()),
             ("filtered", counts.filtered.to_string()),

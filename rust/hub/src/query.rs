@@ -1,6 +1,7 @@
 //! Questions to the ledger: JSON in, JSON out, exactly as the api answers them.
 
 use fetchbox_model::message::JobState;
+use fetchbox_model::state::job_state_name;
 use fetchbox_model::stream::Topic;
 use prost::Message;
 use serde::Deserialize;
@@ -12,7 +13,7 @@ use crate::clock::rfc3339;
 use crate::core::{Core, WORKERS, read_failed};
 use crate::db::{Space, View};
 use crate::error::HubError;
-use crate::job::{JobId, JobRecord, parse_id, state_name};
+use crate::job::{JobId, JobRecord, parse_id};
 use crate::{query_jobs, query_logs, query_resources, streams};
 
 /// Which job, and whose.
@@ -79,7 +80,7 @@ pub fn job_json(job: &JobRecord) -> Value {
         "job_id": facts.job_id,
         "job_type": facts.job_type,
         "tenant": facts.tenant,
-        "status": state_name(job.state()),
+        "status": job_state_name(job.state()),
         "created_at": rfc3339(facts.created_ms),
         "updated_at": rfc3339(job.updated_ms.max(facts.created_ms)),
         "finished_at": if job.finished_ms == 0 { None } else { rfc3339(job.finished_ms.max(facts.created_ms)) },
@@ -158,5 +159,5 @@ fn health(core: &Core) -> Value {
 /// The state of a name in a filter.
 pub fn parse_state(name: &str) -> Option<JobState> {
     use JobState::{Cancelled, Completed, Failed, InProgress, Partial, Queued};
-    [Queued, InProgress, Partial, Completed, Failed, Cancelled].into_iter().find(|state| state_name(*state) == name)
+    [Queued, InProgress, Partial, Completed, Failed, Cancelled].into_iter().find(|state| job_state_name(*state) == name)
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use fetchbox_engine::{Finished, FinishedKind};
-use fetchbox_model::message::{DownloadTask, ResourceOutcome, ResourceState, Timings};
+use fetchbox_model::message::{DownloadTask, ResourceOutcome, Timings};
+use fetchbox_model::state::resource_state_name;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use serde::{Deserialize, Serialize};
@@ -135,7 +136,7 @@ fn settled(task: &DownloadTask, outcome: &ResourceOutcome) -> Outcome {
     let text = |value: &String| (!value.is_empty()).then(|| value.clone());
     Outcome {
         final_url: if outcome.final_url.is_empty() { task.url.clone() } else { outcome.final_url.clone() },
-        state: state_name(outcome.state()).to_owned(),
+        state: resource_state_name(outcome.state()).to_owned(),
         code: text(&outcome.code),
         message: text(&outcome.message),
         http_status: (outcome.http_status != 0).then_some(outcome.http_status),
@@ -150,17 +151,6 @@ fn settled(task: &DownloadTask, outcome: &ResourceOutcome) -> Outcome {
         proxy: text(&outcome.proxy),
         timings: outcome.timings.as_ref().map(timings).unwrap_or_default(),
         ..unsettled(task)
-    }
-}
-
-fn state_name(state: ResourceState) -> &'static str {
-    match state {
-        ResourceState::Unknown => "pending",
-        ResourceState::Stored => "stored",
-        ResourceState::Reused => "reused",
-        ResourceState::Filtered => "filtered",
-        ResourceState::Failed => "failed",
-        ResourceState::Cancelled => "cancelled",
     }
 }
 
