@@ -18,8 +18,8 @@ RUST := Cargo.toml Cargo.lock $(shell find rust proto -type f \( -name '*.rs' -o
 PY := $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name 'py.typed' -o -path '*/static/*' \))
 CODE := python tests $(wildcard benches examples)
 # The crate that knows Python links only inside an interpreter: its tests are tests/boundary.
-CARGO_TEST := --workspace --exclude fetchbox-py --locked
-FAILPOINTS := $(shell grep -qs '^failpoints' rust/py/Cargo.toml && echo --features failpoints)
+# Tests are built with the points at which they may kill a process (rust/failpoint); what `install` builds has none.
+CARGO_TEST := --workspace --exclude fetchbox-py --locked --features fetchbox-engine/failpoints,fetchbox-hub/failpoints
 COMPOSE := docker/compose.yaml
 DOCKER_COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
@@ -55,9 +55,9 @@ $(TEST)/.deps: pyproject.toml constraints.txt | $(TEST)/pyvenv.cfg
 	$(TEST)/bin/python -m pip install --quiet -r $(TEST)/requirements.txt
 	touch $@
 
-# Development profile, editable, with the points where tests may kill a process.
+# Development profile, editable.
 $(TEST)/.extension: pyproject.toml $(RUST) $(TEST)/.deps
-	VIRTUAL_ENV=$(CURDIR)/$(TEST) $(TEST)/bin/maturin develop --quiet $(FAILPOINTS)
+	VIRTUAL_ENV=$(CURDIR)/$(TEST) $(TEST)/bin/maturin develop --quiet --features failpoints
 	touch $@
 
 install: $(VENV)/.installed ## .venv with the release build; .venv/bin/fetchbox works
@@ -81,6 +81,7 @@ fmt-check: $(TEST)/.deps
 
 check-rust: $(TEST)/.deps
 	PYO3_PYTHON=$(CURDIR)/$(TEST)/bin/python cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	cargo clippy --package fetchbox-failpoint --features enabled --all-targets --locked --quiet -- -D warnings
 
 check-python: $(TEST)/.extension
 	$(TEST)/bin/ruff check --quiet $(CODE)

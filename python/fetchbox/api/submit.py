@@ -204,7 +204,11 @@ class Submit:
 
 
 class _Reserved:
-    """A post that holds a reservation: accepted at its end, or released with everything it wrote."""
+    """A post that may hold a reservation: accepted at its end, or released.
+
+    What a refused post wrote goes with it, unless it was written under a key: another post with that key may have taken the reservation
+    over while this one stood still, and with it the job's id and its manifest.
+    """
 
     def __init__(self, service: Service, post: Post) -> None:
         self._service = service
@@ -238,9 +242,10 @@ class _Reserved:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or self._unknown:
             return
-        await self._discard()
         post = self._post
-        if post.key is not None:
+        if post.key is None:
+            await self._discard()
+        else:
             try:
                 await self._service.hub.release(
                     {"tenant": post.tenant, "job_type": post.job_type.name, "key": post.key, "job_id": post.job_id}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,8 @@ CHILD_TIMEOUT = 2.0
 """Seconds that a child may take for its metrics; a busy one is left out of this page."""
 HARMLESS = frozenset({"proxy_pools", "workers"})
 """Components that may be degraded while a process still does its part."""
+SPARE_DESCRIPTORS = 16
+"""A process that may open fewer files than this is about to fail at something."""
 
 
 class Page:
@@ -46,8 +49,10 @@ class Page:
             return {"status": "degraded", "reason": "starting" if slot.restarts == 0 else "starting again", "components": {}}
         components = slot.child.health
         bad = [name for name, state in components.items() if state["status"] != "ok" and name not in HARMLESS]
-        reason = "; ".join(f"{name}: {components[name]['reason'] or 'degraded'}" for name in bad) or None
-        return {"status": "degraded" if bad else "ok", "reason": reason, "components": components}
+        reasons = [f"{name}: {components[name]['reason'] or 'degraded'}" for name in bad]
+        if (short := descriptor_trouble(slot.child.pid)) is not None:
+            reasons.append(short)
+        return {"status": "degraded" if reasons else "ok", "reason": "; ".join(reasons) or None, "components": components}
 
     def _own(self) -> Iterator[Metric]:
         restarts = CounterMetricFamily("fetchbox_process_restarts", "Starts of a process after its first", labels=["process"])
@@ -63,6 +68,19 @@ class Page:
         build = GaugeMetricFamily("fetchbox_build_info", "The version that runs; always 1", labels=["version", "python"])
         build.add_metric([_version(), ".".join(map(str, sys.version_info[:3]))], 1)
         yield build
+
+
+def descriptor_trouble(pid: int) -> str | None:
+    """What is to be said of a process that can hardly open any more files; None of any other, and of one that is gone."""
+    try:
+        with open(f"/proc/{pid}/limits", encoding="ascii") as limits:
+            limit = next(line.split()[3] for line in limits if line.startswith("Max open files"))
+        used = len(os.listdir(f"/proc/{pid}/fd"))
+    except (OSError, StopIteration):
+        return None
+    if limit == "unlimited" or int(limit) - used >= SPARE_DESCRIPTORS:
+        return None
+    return f"{used} of {limit} file descriptors are in use: raise the limit (`ulimit -n`)"
 
 
 def _resources(pids: Mapping[str, int]) -> Iterator[Metric]:

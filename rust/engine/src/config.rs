@@ -30,7 +30,8 @@ pub struct EngineConfig {
     pub blocked_endpoints: Vec<String>,
     /// Whether a stored file and its directory entry are on disk before its outcome is reported.
     pub sync_files: bool,
-    /// Whether tasks wait for space in a full store for as long as it takes, instead of failing when their attempts run out.
+    /// Whether tasks wait for space in a full store, and for descriptors and memory, as long as it takes, instead of failing when their attempts
+    /// run out.
     pub outlast_full_store: bool,
 }
 

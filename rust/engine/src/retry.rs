@@ -15,7 +15,7 @@ pub struct Rules {
     pub max: Duration,
     /// Longest Retry-After that is honoured as it stands.
     pub retry_after_max: Duration,
-    /// Whether tasks outlast a full store: it is nobody's failure and heals when space is freed.
+    /// Whether tasks outlast a full store and a worker without descriptors or memory: they are not the task's failure, and pass.
     pub outlast_full_store: bool,
 }
 
@@ -43,7 +43,7 @@ pub enum Decision {
 
 /// Exponential back-off with full jitter (`random` in 0..1); Retry-After wins over it, cut to its maximum.
 pub fn decide(failed: Failed, rules: Rules, random: f64) -> Decision {
-    let outlast = rules.outlast_full_store && failed.code == Code::StorageFull;
+    let outlast = rules.outlast_full_store && matches!(failed.code, Code::StorageFull | Code::SystemResources);
     if !failed.code.is_retryable() || (failed.attempts >= rules.max_attempts && !outlast) {
         return Decision::Fail;
     }
@@ -99,10 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn a_service_outlasts_a_full_store_and_nothing_else() {
+    fn a_service_outlasts_its_own_machines_troubles_and_nothing_else() {
         let rules = Rules { outlast_full_store: true, ..RULES };
-        assert_eq!(decide(failed(Code::StorageFull, 500), rules, 1.0), Decision::Again(RULES.max));
-        assert_eq!(decide(failed(Code::StorageFull, 500), RULES, 1.0), Decision::Fail);
+        for code in [Code::StorageFull, Code::SystemResources] {
+            assert_eq!(decide(failed(code, 500), rules, 1.0), Decision::Again(RULES.max));
+            assert_eq!(decide(failed(code, 500), RULES, 1.0), Decision::Fail);
+        }
         assert_eq!(decide(failed(Code::DownloadReset, 500), rules, 1.0), Decision::Fail);
     }
 

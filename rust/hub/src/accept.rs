@@ -1,7 +1,7 @@
 //! Accepting a job: reservation, record, listings, tasks, log, status and manifest in one commit.
 
 use bytes::Bytes;
-use fail::fail_point;
+use fetchbox_failpoint::fail_point;
 use fetchbox_model::batch;
 use fetchbox_model::stream::Topic;
 use prost::Message;

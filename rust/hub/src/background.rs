@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// The share of a file system that is kept free, and the most that is kept.
 const RESERVE_SHARE: f64 = 0.02;
 const RESERVE_MOST: u64 = 64 << 20;
+/// Descriptors that are kept free for the database's own files.
+const SPARE_DESCRIPTORS: u64 = 32;
 
 /// Wakes a thread, or ends it.
 #[derive(Debug, Default)]
@@ -106,6 +108,24 @@ fn check_space(core: &Core) {
     if let Some((free, total)) = core.config.store_root.as_deref().and_then(space) {
         core.store_full.store(free < share(total), Ordering::Relaxed);
     }
+    core.short.store(descriptors_left() < SPARE_DESCRIPTORS, Ordering::Relaxed);
+}
+
+/// How many more files this process may open.
+fn descriptors_left() -> u64 {
+    let open = match std::fs::read_dir("/proc/self/fd") {
+        // The listing's own descriptor is one of them.
+        Ok(listing) => (listing.count() as u64).saturating_sub(1),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => return 0,
+        // Without /proc nobody knows.
+        Err(_) => return u64::MAX,
+    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is what getrlimit fills.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return u64::MAX;
+    }
+    limit.rlim_cur.saturating_sub(open)
 }
 
 /// Free and total bytes of a file system.

@@ -19,6 +19,9 @@ use crate::job::JobId;
 use crate::metrics::Metrics;
 use crate::writer::Command;
 
+/// What is said when hardly any more files can be opened.
+pub const SHORT: &str = "the hub runs out of file descriptors: raise its limit (`ulimit -n`)";
+
 /// Name of the group that works on `jobs.tasks`; retention and lag look at it.
 pub const WORKERS: &str = "workers";
 
@@ -74,6 +77,8 @@ pub struct Core {
     pub full: AtomicBool,
     /// The same of the local store's.
     pub store_full: AtomicBool,
+    /// Hardly any more files can be opened.
+    pub short: AtomicBool,
     pub outbox_bytes: AtomicU64,
     pub metrics: Metrics,
     /// Wakes and ends the upkeep thread.
@@ -130,8 +135,11 @@ impl Core {
         std::thread::scope(|scope| scope.spawn(|| self.commands.blocking_send(Command::Stop).is_ok()).join().is_ok());
     }
 
-    /// Refuses new jobs also when their objects would find no room.
+    /// Refuses new jobs also when their objects would find no room, or the hub itself nears its limits.
     pub fn check_store_space(&self) -> Result<(), HubError> {
+        if self.short.load(Ordering::Relaxed) {
+            return Err(HubError::refused("HUB_UNAVAILABLE", SHORT).after_ms(5000));
+        }
         if self.store_full.load(Ordering::Relaxed) {
             return Err(HubError::refused("LEDGER_FULL", "the local store's disk is full").after_ms(5000));
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fetchbox_failpoint::fail_point;
 use fetchbox_model::key::ObjectKey;
 use prost::Message;
 
@@ -62,6 +63,7 @@ fn round(core: &Core, root: &Path, head: u64) -> Result<u64, String> {
         let (key, value) = item.map_err(|error| error.0)?;
         let blob = ManifestBlob::decode(value).map_err(|error| format!("a manifest is damaged: {error}"))?;
         let body = blob.body().map_err(|error| error.to_string())?;
+        fail_point!("hub::manifest::before");
         if let Err(error) = write(root, &blob, &body) {
             if below == head {
                 return Err(error);
@@ -69,6 +71,7 @@ fn round(core: &Core, root: &Path, head: u64) -> Result<u64, String> {
             // What came before is as good as it is; the rest is tried again.
             break;
         }
+        fail_point!("hub::manifest::after");
         below = keys::number(Some(&key)) + 1;
     }
     if below > head {

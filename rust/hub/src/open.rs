@@ -130,6 +130,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         fatal: watch::Sender::new(None),
         full: AtomicBool::new(false),
         store_full: AtomicBool::new(false),
+        short: AtomicBool::new(false),
         outbox_bytes: AtomicU64::new(outbox.2),
         metrics: Metrics::default(),
         upkeep: Signal::default(),

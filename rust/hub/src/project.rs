@@ -1,7 +1,7 @@
 //! Appends of workers, and the projection of their outcomes onto the ledger, both in the same commit.
 
 use bytes::Bytes;
-use fail::fail_point;
+use fetchbox_failpoint::fail_point;
 use fetchbox_model::batch;
 use fetchbox_model::message::{JobState, ResourceState};
 use fetchbox_model::state::job_state_name;
@@ -37,6 +37,7 @@ impl Writer {
         let mut statuses = statuses.into_iter();
         for entry in request.entries {
             let Some(topic) = topic_of(entry.topic) else { continue };
+            fail_point!("hub::publish::before", topic.name());
             let part = Part { count: entry.count, target: entry.target_partition, bytes: entry.bytes };
             // With an external broker the streams live there; what arrives here has been read from it.
             offsets.push(if external { 0 } else { self.append(topic, entry.partition, part) });
@@ -45,6 +46,7 @@ impl Writer {
                     self.project(status)?;
                 }
             }
+            fail_point!("hub::publish::after", topic.name());
         }
         self.commit_offsets(&request.member, &request.commits);
         Ok(AppendReply { offsets })

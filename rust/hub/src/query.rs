@@ -139,7 +139,9 @@ fn health(core: &Core) -> Value {
     let dead = core.fatal.borrow().clone();
     let outbox = core.outbox_bytes.load(std::sync::atomic::Ordering::Relaxed);
     let behind = outbox >= core.config.outbox_max_bytes;
-    let ledger = dead.or_else(|| full.then(|| "the ledger's disk is full".to_owned()));
+    let short = core.short.load(std::sync::atomic::Ordering::Relaxed);
+    let ledger =
+        dead.or_else(|| full.then(|| "the ledger's disk is full".to_owned())).or_else(|| short.then(|| crate::core::SHORT.to_owned()));
     let store_full = core.store_full.load(std::sync::atomic::Ordering::Relaxed);
     let storage = store_full.then(|| "the local store's disk is full".to_owned()).or_else(|| core.manifest_trouble.lock().clone());
     let workers = core.groups.lock().get(&(Topic::Tasks as u8, WORKERS.to_owned())).map_or(0, |group| group.members().len());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fail::fail_point;
+use fetchbox_failpoint::fail_point;
 use prost::Message;
 
 use crate::db::Space;
@@ -63,6 +63,10 @@ impl Writer {
 
     /// Answers a reserve, or lets it wait for the live owner of its key.
     pub(crate) fn reserve(&mut self, request: ReserveRequest, connection: u64, reply: Reply<ReserveReply>) {
+        if reply.is_closed() {
+            // Whoever asked is gone, perhaps with its connection: it must not come to own the key.
+            return;
+        }
         let key = keys::reservation(&request.tenant, &request.job_type, &request.key);
         let now = self.core.clock.elapsed();
         let result = match self.try_reserve(&key, &request, connection, now) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fail::fail_point;
+use fetchbox_failpoint::fail_point;
 use fetchbox_model::stream::Topic;
 use prost::Message;
 
@@ -93,6 +93,7 @@ impl Writer {
 
     /// Deletes what is published.
     pub(crate) fn outbox_published(&mut self, up_to: u64) -> Result<(), HubError> {
+        fail_point!("hub::published::before");
         let end = (up_to + 1).min(self.outbox_next);
         for sequence in self.outbox_done..end {
             let key = record::key(OUTBOX_TOPIC, 0, sequence);
@@ -102,6 +103,7 @@ impl Writer {
         }
         self.outbox_done = self.outbox_done.max(end);
         self.stage.put(Space::Meta, keys::OUTBOX, outbox_state(self.outbox_next, self.outbox_done, self.outbox_bytes));
+        fail_point!("hub::published::after");
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use fail::fail_point;
+use fetchbox_failpoint::fail_point;
 use fetchbox_model::message::{JobLog, JobStatus, LogLevel};
 use fetchbox_model::stream::Topic;
 use hashlink::LruCache;

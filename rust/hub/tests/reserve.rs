@@ -175,3 +175,95 @@ async fn a_client_reconnects_to_a_hub_that_comes_back_and_what_was_under_way_end
     assert_eq!(code_of(stranger), "NOT_A_MEMBER");
     running.stop().await;
 }
+
+/// Time that a test moves.
+#[derive(Default)]
+struct HandClock(std::sync::atomic::AtomicU64);
+
+impl Clock for HandClock {
+    fn now_ms(&self) -> u64 {
+        1_700_000_000_000 + self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.0.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_hangs_loses_its_reservation_after_two_minutes_and_one_job_comes_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = std::sync::Arc::new(HandClock::default());
+    let running = Running::start_with(config(dir.path()), clock.clone());
+    let (first, second) = (running.client("api 0", Role::Api).await, running.client("api 1", Role::Api).await);
+    let (a, b) = (new_id(), new_id());
+    assert_eq!(first.reserve(request(&a, "body")).await.unwrap().job_id, a);
+    let impatient = ReserveRequest { wait_ms: 20, ..request(&b, "body") };
+    assert_eq!(code_of(second.reserve(impatient.clone()).await), "HUB_UNAVAILABLE");
+    // The owner itself may ask again, after a lost answer: that is no second post.
+    assert_eq!(first.reserve(request(&a, "body")).await.unwrap().job_id, a);
+    clock.0.fetch_add(120_001, std::sync::atomic::Ordering::Relaxed);
+    let taken = second.reserve(impatient).await.unwrap();
+    assert!(taken.job_id == a && !taken.accepted);
+    assert_eq!(code_of(second.reserve(request(&b, "other")).await), "IDEMPOTENCY_CONFLICT");
+    // The first wakes up, and both go on: under the one id that both were given.
+    let (one, two) = tokio::join!(first.accept(accept_request(&a, 2, Some("k"))), second.accept(accept_request(&a, 2, Some("k"))));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert!(one.job_id == a && two.job_id == a && one.created != two.created);
+    assert_eq!(ask(&first, "jobs", serde_json::json!({})).await["jobs"].as_array().unwrap().len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_outlives_the_hub_and_belongs_to_whoever_asks_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (new_id(), new_id());
+    let running = Running::start(config(dir.path()));
+    let api = running.client("api", Role::Api).await;
+    assert_eq!(api.reserve(request(&a, "body")).await.unwrap().job_id, a);
+    running.stop().await;
+    let running = Running::start(config(dir.path()));
+    let api = running.client("api", Role::Api).await;
+    // Another body is refused although there is no job yet: the first may have gone on.
+    assert_eq!(code_of(api.reserve(request(&b, "other")).await), "IDEMPOTENCY_CONFLICT");
+    let taken = api.reserve(request(&b, "body")).await.unwrap();
+    assert!(taken.job_id == a && !taken.accepted);
+    assert!(api.accept(accept_request(&a, 1, Some("k"))).await.unwrap().created);
+    // The post that reserved it first, with the hub that it reserved it from long gone.
+    let late = api.accept(accept_request(&a, 1, Some("k"))).await.unwrap();
+    assert!(!late.created && late.job_id == a);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_reservers_of_one_key_at_once_make_one_job_whatever_becomes_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(config(dir.path()));
+    let watcher = running.client("watcher", Role::Api).await;
+    let posts: Vec<_> = (0..40)
+        .map(|number| {
+            let client = client(&running.socket, &format!("api {number}"), Role::Api);
+            tokio::spawn(async move {
+                client.wait_connected(LIMIT).await.unwrap();
+                let reserved = client.reserve(request(&new_id(), "body")).await.unwrap();
+                if reserved.accepted {
+                    return (reserved.job_id, false);
+                }
+                // One in two dies between its reservation and its accept.
+                if number % 2 == 0 {
+                    client.close();
+                    return (reserved.job_id, false);
+                }
+                let accepted = client.accept(accept_request(&reserved.job_id, 1, Some("k"))).await.unwrap();
+                (accepted.job_id, accepted.created)
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for post in posts {
+        answers.push(post.await.unwrap());
+    }
+    assert_eq!(answers.iter().filter(|(_, created)| *created).count(), 1);
+    assert!(answers.iter().all(|(id, _)| *id == answers[0].0), "{answers:?}");
+    assert_eq!(ask(&watcher, "jobs", serde_json::json!({})).await["jobs"].as_array().unwrap().len(), 1);
+    running.stop().await;
+}

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fetchbox_failpoint::fail_point;
 use fetchbox_hub::{
     AcceptRequest, AppendRequest, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest, PollRequest, Position,
     Push, ReleaseRequest, ReserveRequest,
@@ -95,7 +96,12 @@ impl HubClient {
 
     fn reserve(&self, request: &[u8]) -> PyResult<u64> {
         let request: ReserveRequest = serde_json::from_slice(request).map_err(CoreError::invalid)?;
-        self.call(|client| async move { object(&client.reserve(request).await?) })
+        self.call(|client| async move {
+            fail_point!("api::reserve::before");
+            let reply = client.reserve(request).await?;
+            fail_point!("api::reserve::after");
+            object(&reply)
+        })
     }
 
     fn release(&self, request: &[u8]) -> PyResult<u64> {
@@ -112,7 +118,12 @@ impl HubClient {
         facts.resource_count = tasks.count();
         let request =
             AcceptRequest { facts, tasks: tasks.partition_batches(), log: Bytes::new(), manifest: manifest.map(Bytes::copy_from_slice) };
-        self.call(|client| async move { object(&client.accept(request).await?) })
+        self.call(|client| async move {
+            fail_point!("api::accept::before");
+            let reply = client.accept(request).await?;
+            fail_point!("api::accept::after");
+            object(&reply)
+        })
     }
 
     #[pyo3(signature = (job_id, tenant))]
@@ -167,7 +178,9 @@ impl HubClient {
         let membership = Arc::clone(&self.membership);
         let engine = engine.clone().unbind();
         self.call(|client| async move {
+            fail_point!("worker::poll::before");
             let reply = client.poll(request).await?;
+            fail_point!("worker::poll::after");
             if let Some(assignment) = &reply.assignment {
                 lock(&membership).1 = assignment.epoch;
                 assign(&mut lock(&engine.get().window), assignment);
@@ -200,7 +213,9 @@ impl HubClient {
             .map(|&(partition, offset)| Commit { topic: Topic::Tasks as u32, group: GROUP.to_owned(), partition, offset })
             .collect();
         self.call(|client| async move {
+            fail_point!("worker::report::before");
             client.append(AppendRequest { member, entries, commits }).await?;
+            fail_point!("worker::report::after");
             Ok(Reply::Nothing)
         })
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use fetchbox_failpoint::fail_point;
 use fetchbox_model::failure::Code;
 use fetchbox_model::key::ObjectKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -295,6 +296,7 @@ impl Transfer {
         let sniffed = sniff(&self.head);
         let url = self.store.url_of(&self.key);
         let chunks = self.take();
+        fail_point!("engine::store::before");
         let (sha256, etag) = match (std::mem::replace(&mut self.sink, Sink::Memory), &self.store) {
             (Sink::Memory, Store::Remote(remote, _)) => {
                 let sha256 = self.hasher.finish()?;
@@ -331,6 +333,7 @@ impl Transfer {
             }
             (Sink::Busy(_), Store::Remote(..)) => return Err(Failure::new(Code::SystemInternal, "the transfer lost its store")),
         };
+        fail_point!("engine::store::after");
         Ok((Stored { sha256, size, url, etag, sniffed }, self.store_time + started.elapsed()))
     }
 }

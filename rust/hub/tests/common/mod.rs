@@ -24,8 +24,12 @@ pub struct Running {
 
 impl Running {
     pub fn start(config: HubConfig) -> Running {
+        Self::start_with(config, Arc::new(SystemClock::default()))
+    }
+
+    pub fn start_with(config: HubConfig, clock: Arc<dyn Clock>) -> Running {
         let socket = config.socket_path.clone();
-        let hub = Arc::new(Hub::open(config).unwrap());
+        let hub = Arc::new(Hub::open_with(config, clock).unwrap());
         let serving = tokio::spawn({
             let hub = Arc::clone(&hub);
             async move { hub.serve().await }
