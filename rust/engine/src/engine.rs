@@ -116,7 +116,7 @@ impl Engine {
         }
         if let Some(runtime) = self.runtime.take() {
             runtime.block_on(async {
-                while Instant::now() < until && (lock(&self.core.scheduler).running() > 0 || self.cleanups.running() > 0) {
+                while Instant::now() < until && (!lock(&self.core.running).is_empty() || self.cleanups.running() > 0) {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             });

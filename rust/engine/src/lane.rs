@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use fetchbox_failpoint::fail_point;
 use fetchbox_model::failure::Code;
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
@@ -16,10 +17,12 @@ use crate::breaker::Verdict;
 use crate::core::{Core, Item, now_ms};
 use crate::failure::Failure;
 use crate::fetch::attempt;
-use crate::fetch::transfer::Stored;
+use crate::fetch::patience::Timer;
+use crate::fetch::transfer::{Kept, Stored, Unsynced};
 use crate::outcome::{self, Learned};
 use crate::retry::{Decision, Failed, decide};
 use crate::schedule::{HostId, LONGEST_WAIT, Next};
+use crate::store::local_failure;
 use crate::sync::lock;
 
 /// A host's wish to be left alone (Retry-After) holds for its other tasks as well, but no longer than this.
@@ -40,9 +43,19 @@ struct Start {
     proven: bool,
 }
 
+/// A body that is whole, with all that its outcome needs.
+struct Whole {
+    item: Box<Item>,
+    learned: Learned,
+    stored: Stored,
+    run: u64,
+    handle: AbortHandle,
+    took: Duration,
+}
+
 /// How an attempt ended.
 enum Ended {
-    Stored(Stored),
+    Kept(Kept),
     Failed(Failure),
     /// Its deadline had passed before it began.
     Expired,
@@ -109,6 +122,7 @@ impl Core {
 
     async fn lane(self: Arc<Self>, first: Start) {
         let mut next = Some(first);
+        let mut timer = Timer::new();
         while let Some(Start { host, mut item, run, handle, registration, proven }) = next.take() {
             self.metrics.started();
             let started = Instant::now();
@@ -123,9 +137,9 @@ impl Core {
             let ended = if self.until_deadline(&item.task).is_some_and(|left| left.is_zero()) {
                 Ended::Expired
             } else {
-                let attempt = AssertUnwindSafe(attempt::run(&self, &mut item, &mut learned, answered)).catch_unwind();
+                let attempt = AssertUnwindSafe(attempt::run(&self, &mut item, &mut learned, &mut timer, answered)).catch_unwind();
                 match Abortable::new(attempt, registration).await {
-                    Ok(Ok(Ok(stored))) => Ended::Stored(stored),
+                    Ok(Ok(Ok(kept))) => Ended::Kept(kept),
                     Ok(Ok(Err(failure))) => Ended::Failed(failure),
                     // The panic hook has told the rest; the slot and the task may not be lost to it.
                     Ok(Err(_)) => Ended::Failed(Failure::new(Code::SystemInternal, "the download panicked")),
@@ -133,48 +147,88 @@ impl Core {
                 }
             };
             self.metrics.ended();
-            self.finish(host, item, learned, ended, started, &handle);
-            lock(&self.running).remove(&run);
+            match ended {
+                Ended::Kept(Kept { stored, unsynced }) => {
+                    let busy = self.free(host, Verdict::Good, None);
+                    let whole = Whole { item, learned, stored, run, handle, took: started.elapsed() };
+                    match unsynced {
+                        None => self.stored(whole, busy),
+                        // The next download begins meanwhile.
+                        Some(unsynced) => self.sync(unsynced, whole).await,
+                    }
+                }
+                Ended::Failed(failure) => {
+                    let busy = self.free(host, verdict(&failure), failure.retry_after.map(|pause| pause.min(LONGEST_PAUSE)));
+                    self.failed(item, learned, failure, busy, &handle);
+                    lock(&self.running).remove(&run);
+                }
+                Ended::Expired => {
+                    let busy = self.free(host, Verdict::Neutral, None);
+                    self.fail(item, learned, Failure::new(Code::DownloadExpired, "the task's deadline has passed"), busy);
+                    lock(&self.running).remove(&run);
+                }
+                Ended::Cancelled => {
+                    let busy = self.free(host, Verdict::Neutral, None);
+                    self.drop_item(item, busy);
+                    lock(&self.running).remove(&run);
+                }
+            }
             next = self.next_start();
         }
     }
 
-    fn finish(&self, host: HostId, mut item: Box<Item>, learned: Learned, ended: Ended, started: Instant, handle: &AbortHandle) {
-        let free = |verdict, pause| {
-            let mut scheduler = lock(&self.scheduler);
-            scheduler.finish(host, verdict, pause, Instant::now());
-            scheduler.running() + scheduler.queued() > 0
+    /// Gives a slot back; returns whether there is other work.
+    fn free(&self, host: HostId, verdict: Verdict, pause: Option<Duration>) -> bool {
+        let mut scheduler = lock(&self.scheduler);
+        scheduler.finish(host, verdict, pause, Instant::now());
+        scheduler.running() + scheduler.queued() > 0
+    }
+
+    /// Leaves a whole file to the syncing thread.
+    async fn sync(self: &Arc<Self>, unsynced: Unsynced, mut whole: Whole) {
+        let core = self.clone();
+        let since = Instant::now();
+        let then = move |result: std::io::Result<()>| {
+            let waited = since.elapsed();
+            whole.learned.times.store += waited;
+            whole.took += waited;
+            match result {
+                Ok(()) => {
+                    fail_point!("engine::store::after");
+                    core.stored(whole, true);
+                }
+                Err(error) => {
+                    let Whole { item, learned, run, handle, .. } = whole;
+                    let failure = local_failure(&error).status(learned.http_status);
+                    core.failed(item, learned, failure, true, &handle);
+                    lock(&core.running).remove(&run);
+                    core.pump();
+                }
+            }
         };
-        match ended {
-            Ended::Cancelled => {
-                let busy = free(Verdict::Neutral, None);
-                self.drop_item(item, busy);
-            }
-            Ended::Expired => {
-                let busy = free(Verdict::Neutral, None);
-                self.fail(item, learned, Failure::new(Code::DownloadExpired, "the task's deadline has passed"), busy);
-            }
-            Ended::Stored(stored) => {
-                let busy = free(Verdict::Good, None);
-                self.metrics.stored(stored.size, started.elapsed().as_secs_f64());
-                let attempts = item.task.attempt + item.attempts.len() as u32 + 1;
-                let outcome = outcome::stored(&item.task, learned, stored, attempts, now_ms());
-                let result = FinishedKind::Outcome(Box::new(outcome));
-                self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, busy);
-            }
-            Ended::Failed(failure) => {
-                let busy = free(verdict(&failure), failure.retry_after.map(|pause| pause.min(LONGEST_PAUSE)));
-                self.note(&mut item, &failure);
-                match decide(self.facts_of(&item, &failure), item.profile.rules, fastrand::f64()) {
-                    Decision::Fail => self.fail(item, learned, failure, busy),
-                    Decision::Again(wait) => {
-                        self.metrics.retried(failure.code);
-                        if wait > LONGEST_WAIT {
-                            self.later(item, wait, failure.code.as_str(), &failure.message);
-                        } else {
-                            self.wait_again(item, wait, handle);
-                        }
-                    }
+        unsynced.publish(then).await;
+    }
+
+    fn stored(&self, whole: Whole, busy: bool) {
+        let Whole { item, learned, stored, run, took, .. } = whole;
+        self.metrics.stored(stored.size, took.as_secs_f64());
+        let attempts = item.task.attempt + item.attempts.len() as u32 + 1;
+        let outcome = outcome::stored(&item.task, learned, stored, attempts, now_ms());
+        let result = FinishedKind::Outcome(Box::new(outcome));
+        self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, busy);
+        lock(&self.running).remove(&run);
+    }
+
+    fn failed(&self, mut item: Box<Item>, learned: Learned, failure: Failure, busy: bool, handle: &AbortHandle) {
+        self.note(&mut item, &failure);
+        match decide(self.facts_of(&item, &failure), item.profile.rules, fastrand::f64()) {
+            Decision::Fail => self.fail(item, learned, failure, busy),
+            Decision::Again(wait) => {
+                self.metrics.retried(failure.code);
+                if wait > LONGEST_WAIT {
+                    self.later(item, wait, failure.code.as_str(), &failure.message);
+                } else {
+                    self.wait_again(item, wait, handle);
                 }
             }
         }

@@ -55,8 +55,8 @@ pub struct Learned {
 }
 
 /// The outcome of a stored resource.
-pub fn stored(task: &DownloadTask, learned: Learned, stored: Stored, attempts: u32, now_ms: u64) -> ResourceOutcome {
-    let mut outcome = base(task, &learned, attempts, now_ms);
+pub fn stored(task: &DownloadTask, mut learned: Learned, stored: Stored, attempts: u32, now_ms: u64) -> ResourceOutcome {
+    let mut outcome = base(task, &mut learned, attempts, now_ms);
     outcome.state = ResourceState::Stored.into();
     outcome.size = stored.size;
     outcome.sha256 = Bytes::copy_from_slice(&stored.sha256);
@@ -71,8 +71,8 @@ pub fn stored(task: &DownloadTask, learned: Learned, stored: Stored, attempts: u
 }
 
 /// The outcome of a resource that failed for good.
-pub fn failed(task: &DownloadTask, learned: Learned, failure: Failure, attempts: u32, now_ms: u64) -> ResourceOutcome {
-    let mut outcome = base(task, &learned, attempts, now_ms);
+pub fn failed(task: &DownloadTask, mut learned: Learned, failure: Failure, attempts: u32, now_ms: u64) -> ResourceOutcome {
+    let mut outcome = base(task, &mut learned, attempts, now_ms);
     outcome.state = ResourceState::Failed.into();
     outcome.code = failure.code.as_str().to_owned();
     outcome.message = cut(failure.message);
@@ -89,16 +89,16 @@ pub fn failed(task: &DownloadTask, learned: Learned, failure: Failure, attempts:
     outcome
 }
 
-fn base(task: &DownloadTask, learned: &Learned, attempts: u32, now_ms: u64) -> ResourceOutcome {
+fn base(task: &DownloadTask, learned: &mut Learned, attempts: u32, now_ms: u64) -> ResourceOutcome {
     ResourceOutcome {
         resource_id: task.resource_id.clone(),
         resource_index: task.resource_index,
         generation: task.generation,
         http_status: u32::from(learned.http_status),
-        final_url: learned.final_url.clone(),
+        final_url: std::mem::take(&mut learned.final_url),
         redirects: learned.redirects,
         attempts,
-        proxy: learned.proxy.clone(),
+        proxy: std::mem::take(&mut learned.proxy),
         timings: Some(timings(&learned.times)),
         finished_at_ms: now_ms,
         ..ResourceOutcome::default()

@@ -9,12 +9,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fetchbox_model::key::KeyTemplate;
 use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use rustls::ClientConfig;
 
 use crate::address::AddressPolicy;
 use crate::api::EngineError;
 use crate::config::{EngineConfig, FetchConfig, JobTypeConfig, ProxyChoice};
+use crate::fetch::request::complete;
 use crate::fetch::transfer::Sizes;
 use crate::net::resolve::Resolver;
 use crate::net::tls;
@@ -43,6 +44,8 @@ pub struct Profile {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// For the task's own origin only.
     pub auth: Option<HeaderValue>,
+    /// All headers of a task that has none of its own.
+    pub plain: Arc<HeaderMap>,
     /// Where objects lie.
     pub template: KeyTemplate,
     /// Bucket for tasks that name none; empty for the configured one.
@@ -122,6 +125,15 @@ fn profile(
     };
     let mut metadata = config.storage.metadata.clone();
     metadata.extend(job_type.storage.metadata.clone());
+    let auth = match &job_type.auth {
+        Some(auth) if auth.kind == "basic" => Some(basic(&auth.username, &auth.password).map_err(|error| wrong("auth", error))?),
+        Some(auth) if job_type.transport.as_deref() != Some("curl") => {
+            return Err(wrong("auth", format!("type {:?} needs transport = \"curl\"", auth.kind)));
+        }
+        _ => None,
+    };
+    let mut plain = HeaderMap::new();
+    complete(&mut plain, &headers, auth.as_ref());
     Ok(Profile {
         tag,
         policy: AddressPolicy::new(fetch.allow_networks.clone(), blocked),
@@ -144,13 +156,8 @@ fn profile(
             max_bytes: fetch.max_bytes,
         },
         headers,
-        auth: match &job_type.auth {
-            Some(auth) if auth.kind == "basic" => Some(basic(&auth.username, &auth.password).map_err(|error| wrong("auth", error))?),
-            Some(auth) if job_type.transport.as_deref() != Some("curl") => {
-                return Err(wrong("auth", format!("type {:?} needs transport = \"curl\"", auth.kind)));
-            }
-            _ => None,
-        },
+        auth,
+        plain: Arc::new(plain),
         template,
         bucket: job_type.storage.bucket.clone().unwrap_or_default(),
         key_prefix: job_type.storage.key_prefix.clone().unwrap_or_default(),

@@ -7,6 +7,8 @@ use fetchbox_model::batch::BatchBuilder;
 use fetchbox_model::manifest::partition_of;
 use fetchbox_model::message::{DeadLetterTask, DownloadTask, JobLog, JobState, JobStatus, LogLevel, ResourceOutcome, ResourceState};
 use fetchbox_model::stream::{Topic, retry_tier};
+use prost::Message;
+use prost::encoding::message;
 
 use crate::window::{Malformed, locate};
 use crate::{FailedAttempt, Finished, FinishedKind};
@@ -70,7 +72,7 @@ impl Batches {
 /// The batches for what the engine finished and for what could not be read. Dropped tasks leave no trace: they are delivered again.
 pub fn build(finished: &[Finished], malformed: &[Malformed], context: Context) -> Vec<Entry> {
     let mut batches = Batches::default();
-    let mut statuses: BTreeMap<&str, JobStatus> = BTreeMap::new();
+    let mut statuses: BTreeMap<&str, Status<'_>> = BTreeMap::new();
     for item in finished {
         for attempt in &item.attempts {
             batches.of(Topic::Logs, &item.task.job_id).push(&attempt_log(&item.task, attempt));
@@ -83,8 +85,8 @@ pub fn build(finished: &[Finished], malformed: &[Malformed], context: Context) -
                 if outcome.state() == ResourceState::Failed {
                     batches.of(Topic::Dlq, &item.task.job_id).push(&dead_letter(item, outcome, context));
                 }
-                let status = statuses.entry(&item.task.job_id).or_insert_with(|| status_head(&item.task, context));
-                status.outcomes.push((**outcome).clone());
+                let status = statuses.entry(&item.task.job_id).or_insert_with(|| Status::of(&item.task, context));
+                status.outcomes.push(outcome);
             }
             FinishedKind::Later { not_before_ms, code, message } => {
                 let delay_ms = not_before_ms.saturating_sub(context.now_ms);
@@ -99,7 +101,7 @@ pub fn build(finished: &[Finished], malformed: &[Malformed], context: Context) -
         batches.at(Topic::Dlq, locate(bad.token).0 % Topic::Dlq.default_partitions(), None).push(&malformed_letter(bad, context));
     }
     for (job_id, status) in statuses {
-        batches.of(Topic::Status, job_id).push(&status);
+        batches.of(Topic::Status, job_id).push_encoded(&status.encode());
     }
     batches.finish()
 }
@@ -109,16 +111,39 @@ fn attempts_made(item: &Finished) -> u32 {
     item.task.attempt + item.attempts.len() as u32
 }
 
-fn status_head(task: &DownloadTask, context: Context) -> JobStatus {
-    JobStatus {
-        job_id: task.job_id.clone(),
-        job_type: task.job_type.clone(),
-        state: JobState::InProgress.into(),
-        resources_total: task.resources_total,
-        manifest_key: task.manifest_key.clone(),
-        tenant: task.tenant.clone(),
-        timestamp_ms: context.now_ms,
-        ..Default::default()
+/// The number of `JobStatus.outcomes`.
+const OUTCOMES: u32 = 19;
+
+/// A `JobStatus` whose outcomes are still where the engine left them: copying them first would cost as much as encoding them.
+struct Status<'a> {
+    head: JobStatus,
+    outcomes: Vec<&'a ResourceOutcome>,
+}
+
+impl Status<'_> {
+    fn of(task: &DownloadTask, context: Context) -> Self {
+        let head = JobStatus {
+            job_id: task.job_id.clone(),
+            job_type: task.job_type.clone(),
+            state: JobState::InProgress.into(),
+            resources_total: task.resources_total,
+            manifest_key: task.manifest_key.clone(),
+            tenant: task.tenant.clone(),
+            timestamp_ms: context.now_ms,
+            ..Default::default()
+        };
+        Self { head, outcomes: Vec::new() }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        // A field may be split off and appended: that is how protobuf concatenates messages.
+        let length = self.outcomes.iter().map(|outcome| message::encoded_len(OUTCOMES, *outcome)).sum::<usize>();
+        let mut bytes = Vec::with_capacity(self.head.encoded_len() + length);
+        self.head.encode_raw(&mut bytes);
+        for outcome in &self.outcomes {
+            message::encode(OUTCOMES, *outcome, &mut bytes);
+        }
+        bytes
     }
 }
 
@@ -190,5 +215,21 @@ fn malformed_letter(bad: &Malformed, context: Context) -> DeadLetterTask {
             ("partition".to_owned(), partition.to_string()),
             ("offset".to_owned(), offset.to_string()),
         ]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_encoded_as_if_they_were_in_the_status() {
+        let task = DownloadTask { job_id: "j".into(), tenant: "t".into(), ..Default::default() };
+        let outcomes =
+            [0, 1, 300].map(|index| ResourceOutcome { resource_index: index, sha256: vec![index as u8; 32].into(), ..Default::default() });
+        let mut status = Status::of(&task, Context { now_ms: 7, log_stored: false });
+        status.outcomes.extend(&outcomes);
+        let decoded = JobStatus::decode(&*status.encode()).unwrap();
+        assert_eq!(decoded, JobStatus { outcomes: outcomes.to_vec(), ..status.head });
     }
 }

@@ -12,10 +12,10 @@ use tokio::time::Instant as TokioInstant;
 use url::Url;
 
 use super::body;
-use super::patience::{Limits, Patience};
+use super::patience::{Limits, Patience, Timer};
 use super::request::Headers;
 use super::route::is_proxy_failure;
-use super::transfer::{Stored, Transfer};
+use super::transfer::{Kept, Transfer};
 use crate::core::{Core, Item};
 use crate::failure::{Failure, chain, find, is_exhaustion};
 use crate::net::link::Link;
@@ -37,7 +37,7 @@ pub struct Attempt<'a> {
     /// Filled as the attempt goes.
     pub learned: &'a mut Learned,
     /// How long it may take.
-    pub patience: Patience,
+    pub patience: Patience<'a>,
     /// Proxy endpoints to ask, in order; empty for none.
     pub route: Vec<Arc<Endpoint>>,
     /// The size that the task's tags promise.
@@ -57,7 +57,7 @@ pub struct Answered {
 }
 
 /// Makes one attempt. `answered` is called when the task's own host has answered for the first time.
-pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, answered: impl Fn()) -> Result<Stored, Failure> {
+pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mut Timer, answered: impl Fn()) -> Result<Kept, Failure> {
     let profile = item.profile.clone();
     let url = item.url.clone();
     check_scheme(&url)?;
@@ -68,7 +68,7 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, answered: 
     learned.final_url = item.task.url.clone();
     let mut headers = Headers::of(&item.task, &profile)?;
     let route = core.proxies.route(item.task.proxy_hint.as_ref(), &profile.proxy, Instant::now())?;
-    let patience = Patience::new(limits(core, item, &profile));
+    let patience = Patience::new(limits(core, item, &profile), timer);
     let mut attempt = Attempt { core, profile, learned, patience, route, expected_size: expected_size(item) };
     let mut transfer = match item.transfer.take() {
         Some(transfer) => transfer,

@@ -11,7 +11,7 @@ use fetchbox_model::failure::Code;
 use http::header;
 
 use super::attempt::{Answered, Attempt, text};
-use super::transfer::{Stored, Transfer};
+use super::transfer::{Kept, Transfer};
 use crate::core::Item;
 use crate::failure::{Failure, chain, find};
 use crate::net::link::Link;
@@ -41,7 +41,7 @@ pub async fn receive(
     mut transfer: Transfer,
     mut response: Answered,
     resumed: bool,
-) -> Result<Stored, Failure> {
+) -> Result<Kept, Failure> {
     let status = response.head.status.as_u16();
     let length = content_length(&response);
     learn(attempt, &response);
@@ -105,15 +105,15 @@ async fn finish(
     started: Instant,
     stored_before: Duration,
     resumed: bool,
-) -> Result<Stored, Failure> {
+) -> Result<Kept, Failure> {
     let status = response.head.status.as_u16();
     attempt.learned.times.body = started.elapsed().saturating_sub(transfer.store_time.saturating_sub(stored_before));
     keep(attempt, response).await;
     let result = transfer.finish(attempt.expected_size).await;
     match result {
-        Ok((stored, store_time)) => {
+        Ok((kept, store_time)) => {
             attempt.learned.times.store = store_time;
-            Ok(stored)
+            Ok(kept)
         }
         // Pieces of two bodies are no clean transfer.
         Err(failure) if resumed && failure.code == Code::DownloadChecksumMismatch => {

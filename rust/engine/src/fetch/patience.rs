@@ -1,6 +1,7 @@
 //! How long an attempt is waited for: without a byte, below the lowest speed, and in all.
 //!
-//! One timer serves all three and is moved only when it fires, because moving it with every piece of every body would cost more than the piece.
+//! One timer serves all three, and all attempts of a lane one after the other. It is moved only when it fires, because moving it with every piece of
+//! every body would cost more than the piece; one that fires too early only looks at the limits again.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,22 +24,33 @@ pub struct Limits {
     pub min_speed: u64,
 }
 
-/// The timer of one attempt.
-pub struct Patience {
+/// A timer that is used again and again.
+pub struct Timer(Pin<Box<Sleep>>);
+
+impl Timer {
+    /// Armed by whoever waits first.
+    pub fn new() -> Self {
+        Self(Box::pin(sleep_until(Instant::now())))
+    }
+}
+
+/// What one attempt waits with.
+pub struct Patience<'a> {
     limits: Limits,
-    sleep: Pin<Box<Sleep>>,
+    timer: &'a mut Timer,
     last: Instant,
     window: Option<(Instant, u64)>,
     bytes: u64,
 }
 
-impl Patience {
+impl<'a> Patience<'a> {
     /// Starts to wait.
-    pub fn new(limits: Limits) -> Self {
-        let now = Instant::now();
-        let mut patience = Self { limits, sleep: Box::pin(sleep_until(now)), last: now, window: None, bytes: 0 };
+    pub fn new(limits: Limits, timer: &'a mut Timer) -> Self {
+        let patience = Self { limits, timer, last: Instant::now(), window: None, bytes: 0 };
         let next = patience.next();
-        patience.sleep.as_mut().reset(next);
+        if patience.timer.0.deadline() > next {
+            patience.timer.0.as_mut().reset(next);
+        }
         patience
     }
 
@@ -98,12 +110,12 @@ impl Patience {
 
     /// Ready when patience has run out.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
-        while self.sleep.as_mut().poll(cx).is_ready() {
+        while self.timer.0.as_mut().poll(cx).is_ready() {
             if let Some(failure) = self.verdict(Instant::now()) {
                 return Poll::Ready(failure);
             }
             let next = self.next();
-            self.sleep.as_mut().reset(next);
+            self.timer.0.as_mut().reset(next);
         }
         Poll::Pending
     }
@@ -127,7 +139,7 @@ mod tests {
         Limits { read: Duration::from_secs(read), end: end.map(|end| (Instant::now() + Duration::from_secs(end), false)), min_speed }
     }
 
-    async fn fails_after(patience: &mut Patience) -> (Code, u64) {
+    async fn fails_after(patience: &mut Patience<'_>) -> (Code, u64) {
         let started = Instant::now();
         let failure = patience.wait(std::future::pending::<()>()).await.unwrap_err();
         (failure.code, started.elapsed().as_secs())
@@ -135,9 +147,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_it_and_bytes_prolong_it() {
-        let mut patience = Patience::new(limits(10, None, 0));
+        let mut timer = Timer::new();
+        let mut patience = Patience::new(limits(10, None, 0), &mut timer);
         assert_eq!(fails_after(&mut patience).await, (Code::DownloadTimeout, 10));
-        let mut patience = Patience::new(limits(10, None, 0));
+        let mut patience = Patience::new(limits(10, None, 0), &mut timer);
         tokio::time::advance(Duration::from_secs(6)).await;
         patience.progress(1);
         assert_eq!(fails_after(&mut patience).await, (Code::DownloadTimeout, 10));
@@ -145,15 +158,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_end_comes_whatever_happens() {
-        let mut patience = Patience::new(limits(100, Some(7), 0));
+        let mut timer = Timer::new();
+        let mut patience = Patience::new(limits(100, Some(7), 0), &mut timer);
         assert_eq!(fails_after(&mut patience).await, (Code::DownloadTimeout, 7));
-        let mut patience = Patience::new(Limits { end: Some((Instant::now() + Duration::from_secs(3), true)), ..limits(100, None, 0) });
+        let limits = Limits { end: Some((Instant::now() + Duration::from_secs(3), true)), ..limits(100, None, 0) };
+        let mut patience = Patience::new(limits, &mut timer);
         assert_eq!(fails_after(&mut patience).await, (Code::DownloadExpired, 3));
     }
 
     #[tokio::test(start_paused = true)]
     async fn too_few_bytes_in_a_window_are_too_slow() {
-        let mut patience = Patience::new(limits(10, None, 100));
+        let mut timer = Timer::new();
+        let mut patience = Patience::new(limits(10, None, 100), &mut timer);
         patience.begin_body();
         for _ in 0..9 {
             let tick = patience.wait(tokio::time::sleep(Duration::from_secs(1))).await;
@@ -161,5 +177,16 @@ mod tests {
             patience.progress(1);
         }
         assert_eq!(fails_after(&mut patience).await, (Code::DownloadTooSlow, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_armed_by_the_attempt_before_neither_ends_the_next_one_early_nor_late() {
+        let mut timer = Timer::new();
+        let mut before = Patience::new(limits(10, None, 0), &mut timer);
+        assert!(before.wait(tokio::time::sleep(Duration::from_secs(9))).await.is_ok());
+        assert_eq!(fails_after(&mut Patience::new(limits(10, None, 0), &mut timer)).await, (Code::DownloadTimeout, 10));
+        let mut before = Patience::new(limits(10, None, 0), &mut timer);
+        assert!(before.wait(tokio::time::sleep(Duration::from_secs(1))).await.is_ok());
+        assert_eq!(fails_after(&mut Patience::new(limits(2, None, 0), &mut timer)).await, (Code::DownloadTimeout, 2));
     }
 }

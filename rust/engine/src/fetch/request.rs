@@ -1,5 +1,7 @@
 //! What is sent to an origin.
 
+use std::sync::Arc;
+
 use fetchbox_model::failure::Code;
 use fetchbox_model::message::DownloadTask;
 use http::header::{self, HeaderMap};
@@ -36,9 +38,25 @@ const FORBIDDEN: [&str; 14] = [
 /// Characters that `http` refuses in a path or query although URLs hold them.
 const UNSENT: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}').add(b'|').add(b'\\').add(b'^');
 
+/// Adds a job type's headers to a task's own, which win, and what every request has.
+pub fn complete(own: &mut HeaderMap, job_type: &[(HeaderName, HeaderValue)], auth: Option<&HeaderValue>) {
+    for (name, value) in job_type {
+        if !own.contains_key(name) {
+            own.insert(name.clone(), value.clone());
+        }
+    }
+    if let Some(auth) = auth
+        && !own.contains_key(header::AUTHORIZATION)
+    {
+        own.insert(header::AUTHORIZATION, auth.clone());
+    }
+    own.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    own.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+}
+
 /// The headers of a task's requests.
 pub struct Headers {
-    own: HeaderMap,
+    own: Arc<HeaderMap>,
     /// Whether the task itself asks for a range.
     pub has_range: bool,
 }
@@ -46,6 +64,9 @@ pub struct Headers {
 impl Headers {
     /// Joins the task's headers with its job type's; the task's win.
     pub fn of(task: &DownloadTask, profile: &Profile) -> Result<Self, Failure> {
+        if task.headers.is_empty() {
+            return Ok(Self::new(profile.plain.clone()));
+        }
         let mut own = HeaderMap::with_capacity(task.headers.len() + profile.headers.len() + 6);
         for field in &task.headers {
             let wrong = |what: &str| Failure::new(Code::ValidationBadHeader, format!("header {:?}: bad {what}", field.name));
@@ -54,30 +75,23 @@ impl Headers {
                 own.append(name, HeaderValue::from_str(&field.value).map_err(|_| wrong("value"))?);
             }
         }
-        for (name, value) in &profile.headers {
-            if !own.contains_key(name) {
-                own.insert(name.clone(), value.clone());
-            }
-        }
-        if let Some(auth) = &profile.auth
-            && !own.contains_key(header::AUTHORIZATION)
-        {
-            own.insert(header::AUTHORIZATION, auth.clone());
-        }
-        own.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-        own.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
-        Ok(Self { has_range: own.contains_key(header::RANGE), own })
+        complete(&mut own, &profile.headers, profile.auth.as_ref());
+        Ok(Self::new(Arc::new(own)))
+    }
+
+    fn new(own: Arc<HeaderMap>) -> Self {
+        Self { has_range: own.contains_key(header::RANGE), own }
     }
 
     /// From now on only what may cross an origin is sent; this cannot be undone.
     pub fn cross(&mut self) {
         let kept = self.own.iter().filter(|(name, _)| survives_crossing(name.as_str()) || *name == header::ACCEPT_ENCODING);
-        self.own = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+        self.own = Arc::new(kept.map(|(name, value)| (name.clone(), value.clone())).collect());
     }
 
     /// A request for `url`.
     pub fn request(&self, url: &Url, http2: bool, range: Option<&RangeRequest>) -> Result<Request<Empty<Bytes>>, Failure> {
-        let mut headers = self.own.clone();
+        let mut headers = HeaderMap::clone(&self.own);
         let bad = |error: http::Error| Failure::new(Code::DownloadBadUrl, error.to_string());
         if let Some(range) = range {
             for (name, text) in [(header::RANGE, &range.range), (header::IF_RANGE, &range.if_range)] {

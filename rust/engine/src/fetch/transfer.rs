@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 
 use crate::failure::Failure;
 use crate::resume::Partial;
-use crate::store::local::Draft;
+use crate::store::durable::Durable;
+use crate::store::local::{Draft, LocalStore};
 use crate::store::remote::{Multipart, ObjectFacts};
 use crate::store::{Store, local_failure};
 use crate::verify::{Hasher, Hint, SNIFF_BYTES, sniff};
@@ -93,6 +94,28 @@ pub struct Stored {
     pub etag: String,
     /// The type its first bytes speak of.
     pub sniffed: &'static str,
+}
+
+/// A whole body in its place, or on its last step there.
+pub struct Kept {
+    /// What is known of it.
+    pub stored: Stored,
+    /// Set while its file is neither on disk for certain nor visible.
+    pub unsynced: Option<Unsynced>,
+}
+
+/// A whole file that wants to be made durable and visible.
+pub struct Unsynced {
+    durable: Arc<Durable>,
+    store: Arc<LocalStore>,
+    draft: Draft,
+}
+
+impl Unsynced {
+    /// See [`Durable::publish`].
+    pub async fn publish(self, then: impl FnOnce(std::io::Result<()>) + Send + 'static) {
+        self.durable.publish(self.store, self.draft, Box::new(then)).await;
+    }
 }
 
 /// A body on its way.
@@ -253,7 +276,7 @@ impl Transfer {
         Ok(())
     }
 
-    async fn flush_file(&mut self, files: &crate::store::local::LocalStore) -> Result<(), Failure> {
+    async fn flush_file(&mut self, files: &LocalStore) -> Result<(), Failure> {
         let writer = match std::mem::replace(&mut self.sink, Sink::Memory) {
             Sink::Memory => {
                 let draft = files.create(&self.key).map_err(|error| local_failure(&error))?;
@@ -286,8 +309,8 @@ impl Transfer {
         Ok(())
     }
 
-    /// Checks the whole body and makes the object visible.
-    pub async fn finish(mut self, expected_size: Option<u64>) -> Result<(Stored, Duration), Failure> {
+    /// Checks the whole body and makes the object visible, all but the last step where that is left to the syncing thread.
+    pub async fn finish(mut self, expected_size: Option<u64>) -> Result<(Kept, Duration), Failure> {
         let started = Instant::now();
         let size = self.partial.received;
         if let Some(expected) = expected_size.filter(|expected| *expected != size) {
@@ -296,6 +319,7 @@ impl Transfer {
         let sniffed = sniff(&self.head);
         let url = self.store.url_of(&self.key);
         let chunks = self.take();
+        let mut unsynced = None;
         fail_point!("engine::store::before");
         let (sha256, etag) = match (std::mem::replace(&mut self.sink, Sink::Memory), &self.store) {
             (Sink::Memory, Store::Remote(remote, _)) => {
@@ -326,15 +350,18 @@ impl Transfer {
                     }
                 };
                 match durable {
-                    Some(durable) => durable.publish(files.clone(), draft).await.map_err(failed)?,
+                    Some(durable) => unsynced = Some(Unsynced { durable: durable.clone(), store: files.clone(), draft }),
                     None => files.publish(&mut draft).map_err(failed)?,
                 }
                 (sha256, String::new())
             }
             (Sink::Busy(_), Store::Remote(..)) => return Err(Failure::new(Code::SystemInternal, "the transfer lost its store")),
         };
-        fail_point!("engine::store::after");
-        Ok((Stored { sha256, size, url, etag, sniffed }, self.store_time + started.elapsed()))
+        if unsynced.is_none() {
+            fail_point!("engine::store::after");
+        }
+        let stored = Stored { sha256, size, url, etag, sniffed };
+        Ok((Kept { stored, unsynced }, self.store_time + started.elapsed()))
     }
 }
 
