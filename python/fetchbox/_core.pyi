@@ -23,7 +23,9 @@ __all__ = [
     "compile_manifest",
     "compile_tasks",
     "failure_codes",
+    "fetch_defaults",
     "key_template_problem",
+    "object_key",
     "outcome_from_json",
     "parse_manifest",
 ]
@@ -70,8 +72,14 @@ def compile_tasks(tasks: bytes, context: bytes) -> TaskBatch:
 def key_template_problem(template: str) -> str | None:
     """What is wrong with a `key_template`, or None."""
 
+def object_key(url: bytes, id: bytes | None) -> str:
+    """The name of an object that the library stores; `fetchbox.keys` says more."""
+
 def failure_codes() -> list[tuple[str, bool, str]]:
     """Every failure code: its name, whether it is retried, what it means."""
+
+def fetch_defaults() -> bytes:
+    """The engine's own defaults of `[fetch]`, as JSON."""
 
 @final
 class TaskBatch:
@@ -104,6 +112,10 @@ class OutcomeBatch:
     def __len__(self) -> int: ...
     def outcomes(self) -> list[Outcome]:
         """One object per finished task; the service never asks for them."""
+    def stored(self) -> tuple[int, int]:
+        """How many of them are stored, and their bytes."""
+    def unstored(self) -> list[Outcome]:
+        """Objects for those that are not stored."""
 
 @final
 class Outcome:
@@ -174,8 +186,11 @@ class Engine:
         """Takes a delivery into the window; returns how many tasks are new."""
     def submit(self, delivery: Delivery, settled: Settled) -> int:
         """Starts the tasks of an admitted delivery that are not settled yet; returns how many."""
-    def submit_tasks(self, tasks: bytes) -> int:
-        """Starts tasks of a library call, a JSON list of {url, id, index, headers, tags, key, …}; returns how many."""
+    def submit_tasks(self, tasks: bytes, first_index: int, named: bool) -> int:
+        """Starts tasks of a library call, a JSON list of URLs and {url, id, headers, tags, key, …}; returns how many.
+
+        Their index counts from `first_index`. With `named` a task without a key is named by `object_key`.
+        """
     def drain(self, limit: int) -> OutcomeBatch: ...
     def settle(self, outcomes: OutcomeBatch) -> Report:
         """Counts finished tasks as settled or handed on and says what to publish and commit for them. Publish every report, in order, until

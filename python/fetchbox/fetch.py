@@ -10,20 +10,25 @@ and broken stores.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
 import select
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import orjson
+import msgspec
 
-from fetchbox._core import CoreError, Engine, Outcome
-from fetchbox.config import Config, engine_options, load_library
+from fetchbox._core import CoreError, Engine, Outcome, OutcomeBatch
 from fetchbox.errors import ConfigError, StoreError, UsageError
-from fetchbox.keys import object_key
 from fetchbox.manifest import DownloadTask, Resource
+from fetchbox.plain import plain_fetch, plain_options
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from fetchbox.config import Config
 
 AHEAD_LIMIT = 10_000
 """Most tasks taken from the input and not given back as outcomes."""
@@ -35,6 +40,8 @@ CLOSE_SECONDS = 5.0
 """How long open transfers may take to end when the iteration is left."""
 
 Task = str | DownloadTask | Resource
+_TASKS = (str, DownloadTask, Resource)
+_encoder = msgspec.json.Encoder()
 
 
 def fetch(
@@ -53,11 +60,29 @@ def fetch(
     `FETCHBOX__FETCH__*` in the
     environment. Raises UsageError, ConfigError or StoreError before the first download. Leaving the loop early ends the downloads.
     """
+    return _singly(batches(urls, store=store, config=config, concurrency=concurrency, **options))
+
+
+def batches(
+    urls: Iterable[Task],
+    *,
+    store: Any = "fetched",
+    config: Config | Mapping[str, Any] | Path | None = None,
+    concurrency: int | None = None,
+    **options: Any,
+) -> Generator[OutcomeBatch]:
+    """`fetch` for those who only count: what finished together, without an object for each outcome."""
     session = _Session(store, config, concurrency, options)
     return _run(session, iter(_iterable(urls)))
 
 
-def _run(session: _Session, source: Iterator[Task]) -> Iterator[Outcome]:
+def _singly(finished: Generator[OutcomeBatch]) -> Iterator[Outcome]:
+    with contextlib.closing(finished):
+        for batch in finished:
+            yield from batch.outcomes()
+
+
+def _run(session: _Session, source: Iterator[Task]) -> Generator[OutcomeBatch]:
     # Everything native is made on the first step and closed by the same generator: an iterator that is never started owns nothing.
     with session:
         readable = select.poll()
@@ -65,18 +90,14 @@ def _run(session: _Session, source: Iterator[Task]) -> Iterator[Outcome]:
         exhausted = False
         while True:
             while not exhausted and session.wants_more:
-                chunk = []
-                for task in source:
-                    chunk.append(task)
-                    if len(chunk) == session.chunk:
-                        break
+                chunk = list(islice(source, session.chunk))
                 exhausted = len(chunk) < session.chunk
                 session.submit(chunk)
                 if session.has_finished():
                     break
-            outcomes = session.drain()
-            yield from outcomes
-            if outcomes:
+            batch = session.drain()
+            if len(batch):
+                yield batch
                 continue
             if exhausted and session.ahead == 0:
                 return
@@ -93,6 +114,8 @@ async def afetch(
 ) -> AsyncIterator[Outcome]:
     """`fetch` for asyncio and uvloop; `urls` may be an async iterable as well. Cancelling the task or leaving the loop ends the
     downloads."""
+    import asyncio  # `fetch` and the command line do without
+
     session = _Session(store, config, concurrency, options)
     source = _chunks(urls, session.chunk)
     loop = asyncio.get_running_loop()
@@ -110,7 +133,7 @@ async def afetch(
             exhausted = False
             while True:
                 finished.clear()
-                outcomes = session.drain()
+                outcomes = session.drain().outcomes()
                 loop.add_reader(descriptor, wake)
                 for outcome in outcomes:
                     yield outcome
@@ -144,9 +167,7 @@ class _Session:
         self, store: Any, config: Config | Mapping[str, Any] | Path | None, concurrency: int | None, options: dict[str, Any]
     ) -> None:
         url, self._store = _store(store)
-        if concurrency is not None:
-            options = {**options, "concurrency": concurrency}
-        self._options = engine_options(load_library(config=config, **options), library=True)
+        self._options = _engine_options(config, concurrency, options)
         self._options["storage"]["url"] = url
         self.chunk = min(CHUNK, max(int(self._options["concurrency"]), 1))
         self.ahead = 0
@@ -155,7 +176,7 @@ class _Session:
 
     def __enter__(self) -> _Session:
         try:
-            self._engine = Engine(orjson.dumps(self._options), self._store)
+            self._engine = Engine(_encoder.encode(self._options), self._store)
         except CoreError as error:
             if error.kind == "store":
                 raise StoreError(error.message) from error
@@ -186,35 +207,43 @@ class _Session:
         """Starts these tasks; their index is their place in the input."""
         if not tasks:
             return
-        rows = [_row(task, self._next_index + i) for i, task in enumerate(tasks)]
-        if self._options["storage"].get("key_template") is None:
-            for row in rows:
-                # The same input finds its objects again, and two runs into one directory do not meet by their counting.
-                row.setdefault("key", object_key(row["url"], row["id"] if row["id"] != str(row["index"]) else None))
-        self._next_index += len(rows)
-        self.ahead += self.engine.submit_tasks(orjson.dumps(rows))
+        for index, task in enumerate(tasks, self._next_index):
+            if not isinstance(task, _TASKS):
+                raise UsageError(f"item {index} is a {type(task).__name__}; give URLs as str, or fetchbox.DownloadTask")
+        try:
+            encoded = _encoder.encode(tasks)
+        except UnicodeEncodeError as error:
+            raise UsageError(f"a task among items {self._next_index} to {self._next_index + len(tasks) - 1} is no text: {error}") from None
+        # The same input finds its objects again, and two runs into one directory do not meet by their counting.
+        named = self._options["storage"].get("key_template") is None
+        self.ahead += self.engine.submit_tasks(encoded, self._next_index, named)
+        self._next_index += len(tasks)
 
     def has_finished(self) -> bool:
         """Whether outcomes wait."""
         return bool(select.select([self.fileno()], [], [], 0)[0])
 
-    def drain(self) -> list[Outcome]:
+    def drain(self) -> OutcomeBatch:
         """The outcomes that wait, at most DRAIN_LIMIT."""
-        outcomes = self.engine.drain(DRAIN_LIMIT).outcomes()
-        self.ahead -= len(outcomes)
-        return outcomes
+        batch = self.engine.drain(DRAIN_LIMIT)
+        self.ahead -= len(batch)
+        return batch
 
 
-def _row(task: Task, index: int) -> dict[str, Any]:
-    if isinstance(task, str):
-        return {"url": task, "id": str(index), "index": index}
-    if not isinstance(task, DownloadTask | Resource):
-        raise UsageError(f"item {index} is a {type(task).__name__}; give URLs as str, or fetchbox.DownloadTask")
-    row: dict[str, Any] = {"url": task.url, "id": str(index) if task.id is None else task.id, "index": index}
-    row |= {"headers": task.headers, "tags": task.tags, "key": task.key}
-    if isinstance(task, DownloadTask):
-        row |= {"proxy": task.proxy, "bucket": task.bucket, "key_prefix": task.key_prefix, "metadata": task.metadata}
-    return {name: value for name, value in row.items() if value is not None}
+def _engine_options(config: Config | Mapping[str, Any] | Path | None, concurrency: int | None, fetch: dict[str, Any]) -> dict[str, Any]:
+    plain = None
+    if config is None:
+        plain = plain_fetch(fetch, os.environ)
+    elif isinstance(config, Mapping) and config.keys() <= {"fetch"}:
+        given = config.get("fetch", {})
+        plain = plain_fetch({**given, **fetch}, {}) if isinstance(given, Mapping) else None
+    if plain is not None and (options := plain_options(plain, concurrency)) is not None:
+        return options
+    from fetchbox.config import engine_options, load_library
+
+    if concurrency is not None:
+        fetch = {**fetch, "concurrency": concurrency}
+    return engine_options(load_library(config=config, **fetch), library=True)
 
 
 def _iterable(urls: Iterable[Task]) -> Iterable[Task]:

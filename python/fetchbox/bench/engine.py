@@ -32,8 +32,7 @@ def run(urls: list[str], out: str, concurrency: int) -> int:
     sent = finished = 0
     while finished < len(urls):
         while sent < len(urls) and sent - finished <= AHEAD - CHUNK:
-            chunk = [{"url": url, "id": str(index), "index": index} for index, url in enumerate(urls[sent : sent + CHUNK], sent)]
-            sent += engine.submit_tasks(orjson.dumps(chunk))
+            sent += engine.submit_tasks(orjson.dumps(urls[sent : sent + CHUNK]), sent, True)
         finished += len(engine.drain(CHUNK))
         if finished < len(urls):
             readable.poll(WAIT_MS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -17,9 +18,10 @@ from fetchbox.cli.output import emit, emit_json
 from fetchbox.cli.tally import Show, Tally
 from fetchbox.errors import UsageError
 from fetchbox.keys import object_key
+from fetchbox.plain import plain_fetch
 
 if TYPE_CHECKING:
-    from fetchbox._core import Outcome
+    from fetchbox._core import Outcome, OutcomeBatch
     from fetchbox.manifest import DownloadTask
 
 app = typer.Typer(add_completion=False)
@@ -114,17 +116,18 @@ class _Run:
         self._places: dict[int, int] = {}
 
     def go(
-        self, items: Iterator[Item], make: Callable[[Item, int, str], DownloadTask], existing: Callable[[str], Found | None] | None
+        self, items: Iterator[Item], make: Callable[[Item, int, str | None], DownloadTask], existing: Callable[[str], Found | None] | None
     ) -> None:
         """Downloads everything and sets `status`."""
-        import fetchbox
+        from fetchbox.fetch import batches
 
         interrupted = False
         with self._show:
             try:
                 tasks = self._feed(items, make, existing)
-                for outcome in fetchbox.fetch(tasks, store=self._out, concurrency=self._concurrency, config=self._tree):
-                    self._outcome(outcome)
+                with contextlib.closing(batches(tasks, store=self._out, concurrency=self._concurrency, config=self._tree)) as finished:
+                    for batch in finished:
+                        self._count(batch)
             except KeyboardInterrupt:
                 interrupted = True
         self._show.summary(self._out)
@@ -133,17 +136,32 @@ class _Run:
         self.status = 130 if interrupted else 0 if self._tally.good else 1
 
     def _feed(
-        self, items: Iterator[Item], make: Callable[[Item, int, str], DownloadTask], existing: Callable[[str], Found | None] | None
+        self, items: Iterator[Item], make: Callable[[Item, int, str | None], DownloadTask], existing: Callable[[str], Found | None] | None
     ) -> Iterator[DownloadTask]:
         sent = 0
+        # Without a reason to know the name here the library gives the same one, for less.
+        by_template = self._tree.get("storage", {}).get("key_template") is not None
         for place, item in enumerate(items):
-            key = item.key or object_key(item.url, item.id)
-            if existing is not None and (found := existing(key)) is not None:
+            key = item.key
+            if key is None and (existing is not None or by_template):
+                key = object_key(item.url, item.id)
+            if existing is not None and key is not None and (found := existing(key)) is not None:
                 self._reused(item, place, found)
                 continue
-            self._places[sent] = place
+            if place != sent:
+                self._places[sent] = place
             sent += 1
             yield make(item, place, key)
+
+    def _count(self, batch: OutcomeBatch) -> None:
+        if self._as_json or self._verbose:
+            for outcome in batch.outcomes():
+                self._outcome(outcome)
+            return
+        self._tally.add_stored(*batch.stored())
+        for outcome in batch.unstored():
+            self._outcome(outcome)
+        self._show.update()
 
     def _outcome(self, outcome: Outcome) -> None:
         place = self._places.pop(outcome.index, outcome.index)
@@ -184,12 +202,14 @@ def _items(urls: list[str] | tuple[()], sources: list[Source]) -> Iterator[Item]
         yield from source.items()
 
 
-def _tasks(headers: dict[str, str], pool: str | None) -> Callable[[Item, int, str], DownloadTask]:
+def _tasks(headers: dict[str, str], pool: str | None) -> Callable[[Item, int, str | None], DownloadTask]:
     from fetchbox.manifest import DownloadTask
 
-    def make(item: Item, place: int, key: str) -> DownloadTask:
+    def make(item: Item, place: int, key: str | None) -> DownloadTask:
         both = {**headers, **item.headers} if item.headers else headers
-        return DownloadTask(item.url, id=item.id or str(place), headers=both, tags=dict(item.tags), proxy=pool, key=key)
+        # Named here: then its place may be another than the library counts. Named there: by the id that the input gave, if it gave one.
+        name = item.id or (None if key is None else str(place))
+        return DownloadTask(item.url, id=name, headers=both, tags=dict(item.tags) if item.tags else {}, proxy=pool, key=key)
 
     return make
 
@@ -210,6 +230,8 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _configuration(path: Path | None, fetch: dict[str, Any], proxy: str | None) -> dict[str, Any]:
     """The environment, or the file that --config names, with the flags on top; checked."""
+    if path is None and proxy is None and (plain := plain_fetch(fetch, os.environ)) is not None:
+        return {"fetch": plain}
     from fetchbox.config import load, load_library
 
     base = load(path) if path is not None else load_library()
@@ -223,12 +245,13 @@ def _configuration(path: Path | None, fetch: dict[str, Any], proxy: str | None) 
     return tree
 
 
-def _existing(out: str, tree: dict[str, Any]) -> Callable[[str], Found | None]:
-    """Looks up whether an object is stored. Objects appear whole or not at all, so one that is there is complete."""
+def _existing(out: str, tree: dict[str, Any]) -> Callable[[str], Found | None] | None:
+    """Looks up whether an object is stored; None when nothing is. Objects appear whole or not at all, so one that is there is complete."""
     parts = urlsplit(out) if "://" in out else None
     if parts is None or parts.scheme == "file":
         root = Path(out if parts is None else unquote(parts.path)).resolve()
-        return _LocalIndex(root)
+        empty = not root.is_dir() or next(root.iterdir(), None) is None
+        return None if empty else _LocalIndex(root)
     return _RemoteIndex(out, tree)
 
 
@@ -236,11 +259,8 @@ class _LocalIndex:
     def __init__(self, root: Path) -> None:
         self._root = str(root)
         self._url = root.as_uri()
-        self._empty = not root.is_dir() or next(root.iterdir(), None) is None
 
     def __call__(self, key: str) -> Found | None:
-        if self._empty:
-            return None
         try:
             return os.stat(f"{self._root}/{key}").st_size, f"{self._url}/{key}"
         except (OSError, ValueError):

@@ -6,16 +6,15 @@ Everything is read lazily, a line at a time: a list of ten million URLs takes no
 from __future__ import annotations
 
 import contextlib
-import csv
-import gzip
 import io
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from fetchbox.errors import UsageError
 
@@ -27,14 +26,13 @@ _COUNTED_BYTES = 1 << 30
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True, gc=False):
     """One thing to download. `id` is what the input calls it, None when it has no name."""
 
     url: str
     id: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}
     key: str | None = None
 
 
@@ -93,6 +91,8 @@ class Source:
         return max(0, lines - 1) if self.kind in ("csv", "tsv") else lines
 
     def _json_lines(self, lines: Iterable[str]) -> Iterator[Item]:
+        import json  # each kind of input loads what it needs, and a list of URLs nothing
+
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -108,6 +108,8 @@ class Source:
                 raise UsageError(f"{self.name}:{number}: an object with a url is needed, or a string")
 
     def _csv(self, lines: Iterable[str], delimiter: str) -> Iterator[Item]:
+        import csv
+
         reader = csv.DictReader(lines, delimiter=delimiter)
         for record in reader:
             yield self._record(record, reader.line_num)
@@ -147,11 +149,17 @@ def _open(name: str) -> Iterator[io.TextIOWrapper]:
     with contextlib.ExitStack() as stack:
         raw: Any = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
         packed = raw.peek(2)[:2] == _GZIP_MAGIC
-        stream = stack.enter_context(gzip.GzipFile(fileobj=raw)) if packed else raw
+        stream = stack.enter_context(_unpacked(raw)) if packed else raw
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=None)
         # What was opened is closed by its own owner; the wrapper must not close standard input.
         stack.callback(text.detach)
         yield text
+
+
+def _unpacked(raw: Any) -> Any:
+    import gzip
+
+    return gzip.GzipFile(fileobj=raw)
 
 
 def _parquet_file(name: str) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fetchbox.cli.output import clean, plural, size, stderr_console
+from fetchbox.cli.output import clean, note, plural, size, stderr_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +55,11 @@ class Tally:
             if code not in self.examples:
                 self.examples[code] = (url, message or "")
 
+    def add_stored(self, count: int, stored_bytes: int) -> None:
+        """Counts many stored ones at once."""
+        self.states["stored"] += count
+        self.bytes += stored_bytes
+
     def line(self) -> str:
         """One line for people: how far, how fast, what failed."""
         seconds = max(time.monotonic() - self.started, 1e-6)
@@ -69,16 +75,23 @@ class Show:
 
     def __init__(self, tally: Tally, what: str, *, quiet: bool = False) -> None:
         self.tally = tally
-        self.console: Console = stderr_console()
         self.quiet = quiet
+        self._console: Console | None = None
         self._what = what
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._next_look = 0.0
         self._next_line = time.monotonic() + LINE_INTERVAL
 
+    @property
+    def console(self) -> Console:
+        """Made when something needs it: rich takes as long to load as a thousand small downloads."""
+        if self._console is None:
+            self._console = stderr_console()
+        return self._console
+
     def __enter__(self) -> Show:
-        if not self.quiet and self.console.is_terminal:
+        if not self.quiet and sys.stderr.isatty() and self.console.is_terminal:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
@@ -92,7 +105,7 @@ class Show:
             self._bar.stop()
 
     def update(self) -> None:
-        """Call it after every outcome; it looks at the clock and draws when it is time."""
+        """Call it after every outcome or batch of them; it looks at the clock and draws when it is time."""
         now = time.monotonic()
         if now < self._next_look or self.quiet:
             return
@@ -109,7 +122,10 @@ class Show:
 
     def say(self, text: str) -> None:
         """A line above the bar, control characters made visible."""
-        self.console.print(clean(text), markup=False, soft_wrap=True)
+        if self._bar is None:
+            note(clean(text))
+        else:
+            self.console.print(clean(text), markup=False, soft_wrap=True)
 
     def summary(self, where: str) -> None:
         """The table at the end: what was stored where, and what failed with which code and why."""

@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 use fetchbox_engine::{Engine, EngineConfig, FetchConfig, FinishedKind, StorageConfig, Submission};
 use fetchbox_model::message::DownloadTask;
 
+/// As in the native module.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn usage() -> (f64, f64, i64) {
     // SAFETY: getrusage fills the struct it is given; a zeroed one is valid.
     let usage = unsafe {

@@ -9,8 +9,10 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use named::named_key;
 pub use template::{KeyParts, KeyTemplate};
 
+mod named;
 mod template;
 
 /// Longest segment of a key, in bytes: what file systems allow a name.

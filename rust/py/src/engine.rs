@@ -1,6 +1,5 @@
 //! `Engine`: the download engine with the window over the partitions that it works on.
 
-use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -8,16 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fetchbox_engine::report::{self, Context, Entry};
 use fetchbox_engine::window::{Malformed, Window};
-use fetchbox_engine::{EngineConfig, EngineError, FinishedKind, Submission};
-use fetchbox_model::message::{DownloadTask, HttpHeader, ProxyHint, StorageHint, TaskAttributes};
+use fetchbox_engine::{EngineConfig, EngineError, FetchConfig, FinishedKind, Submission};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use pyo3_object_store::AnyObjectStore;
-use serde::Deserialize;
 
 use crate::completion::{Wakeup, lock};
 use crate::delivery::{Delivery, Settled};
 use crate::error::CoreError;
 use crate::fork::Guard;
+use crate::library;
 use crate::outcome::OutcomeBatch;
 
 /// What a worker publishes in one durable step.
@@ -99,9 +98,9 @@ impl Engine {
         self.start(py, submissions)
     }
 
-    fn submit_tasks(&self, py: Python<'_>, tasks: &[u8]) -> PyResult<usize> {
-        let tasks: Vec<LibraryTask> = serde_json::from_slice(tasks).map_err(CoreError::invalid)?;
-        self.start(py, tasks.into_iter().map(LibraryTask::into_submission).collect())
+    fn submit_tasks(&self, py: Python<'_>, tasks: &[u8], first_index: u32, named: bool) -> PyResult<usize> {
+        let submissions = py.detach(|| library::submissions(tasks, first_index, named)).map_err(CoreError::invalid)?;
+        self.start(py, submissions)
     }
 
     fn drain(&self, py: Python<'_>, limit: usize) -> PyResult<OutcomeBatch> {
@@ -172,6 +171,13 @@ impl Engine {
     }
 }
 
+/// The engine's own defaults of `[fetch]`, as JSON.
+#[pyfunction]
+pub fn fetch_defaults(py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
+    let json = serde_json::to_vec(&FetchConfig::default()).map_err(CoreError::invalid)?;
+    Ok(PyBytes::new(py, &json))
+}
+
 /// An obstore store, made again inside this module from its own settings.
 fn object_store(store: Bound<'_, PyAny>) -> Result<Arc<dyn object_store::ObjectStore>, CoreError> {
     store.extract::<AnyObjectStore>().map(AnyObjectStore::into_dyn).map_err(|error| {
@@ -206,46 +212,4 @@ fn engine_error(error: EngineError) -> CoreError {
 
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-/// A task as the library gives it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct LibraryTask {
-    url: String,
-    id: String,
-    index: u32,
-    headers: BTreeMap<String, String>,
-    tags: BTreeMap<String, String>,
-    proxy: Option<String>,
-    key: Option<String>,
-    bucket: Option<String>,
-    key_prefix: Option<String>,
-    metadata: BTreeMap<String, String>,
-}
-
-impl LibraryTask {
-    fn into_submission(mut self) -> Submission {
-        let checksum_hint = self.tags.remove("checksum_hint").unwrap_or_default();
-        let mime_hint = self.tags.get("content_type").cloned().unwrap_or_default();
-        let hint = StorageHint {
-            bucket: self.bucket.unwrap_or_default(),
-            key_prefix: self.key_prefix.unwrap_or_default(),
-            metadata: self.metadata,
-            key: self.key.unwrap_or_default(),
-        };
-        let task = DownloadTask {
-            job_id: "fetch".to_owned(),
-            job_type: "default".to_owned(),
-            resource_id: self.id,
-            url: self.url,
-            headers: self.headers.into_iter().map(|(name, value)| HttpHeader { name: name.to_ascii_lowercase(), value }).collect(),
-            proxy_hint: self.proxy.map(|primary_pool| ProxyHint { primary_pool, fallbacks: Vec::new() }),
-            storage_hint: Some(hint),
-            attributes: Some(TaskAttributes { tags: self.tags, checksum_hint, mime_hint, extra: bytes::Bytes::new() }),
-            resource_index: self.index,
-            ..DownloadTask::default()
-        };
-        Submission { token: u64::from(task.resource_index), task }
-    }
 }

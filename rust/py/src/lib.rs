@@ -7,10 +7,15 @@ mod engine;
 mod error;
 mod fork;
 mod hub;
+mod library;
 mod outcome;
 mod tasks;
 
 use pyo3::prelude::*;
+
+/// A download is some hundred small allocations and a few of the size of its body: with the C library's allocator they cost as much as its TCP does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -20,7 +25,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tasks::parse_manifest, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::compile_tasks, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::key_template_problem, module)?)?;
+    module.add_function(wrap_pyfunction!(tasks::object_key, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::failure_codes, module)?)?;
+    module.add_function(wrap_pyfunction!(engine::fetch_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(outcome::outcome_from_json, module)?)?;
     module.add_class::<tasks::TaskBatch>()?;
     module.add_class::<delivery::Delivery>()?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fetchbox_engine::{Finished, FinishedKind};
-use fetchbox_model::message::{DownloadTask, ResourceOutcome, Timings};
+use fetchbox_model::message::{DownloadTask, ResourceOutcome, ResourceState, Timings};
 use fetchbox_model::state::resource_state_name;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -25,6 +25,21 @@ impl OutcomeBatch {
 
     fn outcomes(&self) -> Vec<Outcome> {
         self.finished.iter().map(Outcome::from).collect()
+    }
+
+    fn stored(&self) -> (usize, u64) {
+        self.finished.iter().filter_map(|item| stored_size(&item.result)).fold((0, 0), |(count, bytes), size| (count + 1, bytes + size))
+    }
+
+    fn unstored(&self) -> Vec<Outcome> {
+        self.finished.iter().filter(|item| stored_size(&item.result).is_none()).map(Outcome::from).collect()
+    }
+}
+
+fn stored_size(result: &FinishedKind) -> Option<u64> {
+    match result {
+        FinishedKind::Outcome(outcome) if outcome.state() == ResourceState::Stored => Some(outcome.size),
+        _ => None,
     }
 }
 

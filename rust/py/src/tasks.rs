@@ -72,6 +72,12 @@ pub fn key_template_problem(template: &str) -> Option<String> {
     key::KeyTemplate::parse(template).err().map(|error| error.to_string())
 }
 
+/// The name of an object that the library stores, from its URL or the id that the input gives it, both as bytes.
+#[pyfunction]
+pub fn object_key(url: &[u8], id: Option<&[u8]>) -> String {
+    key::named_key(url, id)
+}
+
 /// Every failure code: its name, whether it is retried, what it means.
 #[pyfunction]
 pub fn failure_codes() -> Vec<(&'static str, bool, &'static str)> {
