@@ -30,6 +30,31 @@ def fetchbox(*arguments: str, timeout: float = 30, **environment: str) -> subpro
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**kept, **environment}, cwd="/", check=False)
 
 
+def test_get_loads_neither_models_nor_a_terminal(tmp_path: Path) -> None:
+    heavy = "[m for m in ('pydantic', 'rich', 'asyncio', 'fetchbox.config') if m in sys.modules]"
+    arguments = ["get", "http://127.0.0.1:1/", "-o", str(tmp_path), "-j", "3", "--retry", "0", "--allow-network", "127.0.0.0/8", "-q"]
+    code = f"import sys; from fetchbox.cli import run; status = run({arguments!r}); print(status, {heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "1 []"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["-j", "0"], 2, "greater than or equal to 1"),
+        (["-j", "many"], 2, "valid integer"),
+        (["-j", "1.5"], 2, "valid integer"),
+        (["--retry", "-1"], 2, "greater than or equal to 0"),
+        (["--max-time", "0"], 2, "greater than or equal to 0.001"),
+        (["--max-time", "1", "--retry", "000", "-j", "0007"], 1, ""),
+    ],
+)
+def test_arguments_are_judged_as_typer_does(tmp_path: Path, options: list[str], status: int, message: str) -> None:
+    done = fetchbox("get", "http://127.0.0.1:1/", "-o", str(tmp_path), "-q", "--allow-network", "127.0.0.0/8", *options)
+    assert done.returncode == status, done.stderr
+    assert message in done.stderr
+
+
 def test_help_lists_every_command_and_is_quick() -> None:
     # The best of a few: this is about what is imported, not about what else the machine does.
     taken = []

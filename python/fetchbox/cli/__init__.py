@@ -89,11 +89,13 @@ def _run_command(name: str, argv: list[str], config: str | None) -> int:
     import typer
     from typer.main import get_command
 
+    from fetchbox.cli.coerce import without_pydantic
     from fetchbox.errors import ConfigError, FetchboxError, Refused, UsageError
 
     prog = f"fetchbox {name}"
     try:
         command = get_command(import_module(f"fetchbox.cli.{COMMANDS[name][0]}").app)
+        without_pydantic(command)
         result = command.main(argv, prog_name=prog, standalone_mode=False, obj={"config": config})
         return result if isinstance(result, int) else 0
     except typer.TyperException as error:
