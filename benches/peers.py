@@ -5,16 +5,16 @@ Python peers are looked for in the interpreter named by --python, by default `.v
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import tarfile
-from pathlib import Path
 
 from common import HERE, finish, parser, say
 
 from fetchbox.bench import download
-from fetchbox.bench.nginx import Files, static_origin
-from fetchbox.bench.peers import Peer, Stored, count_files, engine_peer, fetchbox_peer, python_peer, simple_peers
+from fetchbox.bench.machine import available_memory
+from fetchbox.bench.nginx import Files, find_nginx, static_origin
+from fetchbox.bench.peers import Peer, Stored, all_peers, engine_peer
 from fetchbox.bench.results import Result
 
 SIZES = {"10KiB": Files(20_000, 10 << 10), "1MiB": Files(500, 1 << 20), "256MiB": Files(8, 256 << 20)}
@@ -24,26 +24,32 @@ BASES = {"10KiB": "pycurl multi"}
 VENV = HERE.parent / ".venv-bench"
 
 
-def count_shards(out: Path) -> Stored:
-    """Bodies in img2dataset's tar shards."""
-    files = size = 0
-    for shard in sorted(out.glob("shards/*.tar")):
-        with tarfile.open(shard) as archive:
-            bodies = [member for member in archive if not member.name.endswith((".json", ".txt"))]
-        files += len(bodies)
-        size += sum(member.size for member in bodies)
-    return Stored(files, size)
+def memory_needed(files: Files) -> int:
+    """Bytes: the origin's files, their copies, img2dataset's bodies in memory and its shards, and what all clients may take besides."""
+    return 3 * files.total + (1 << 30)
 
 
-def all_peers(python: str) -> list[Peer]:
+def with_engine(python: str) -> list[Peer]:
     """Ours first, and our engine without the command around it."""
-    return [
-        fetchbox_peer(),
-        engine_peer(),
-        *simple_peers(python),
-        python_peer("img2dataset", HERE / "clients" / "img2dataset_shards.py", ["img2dataset"], python, count=count_shards, slow=True),
-        python_peer("Scrapy FilesPipeline", HERE / "clients" / "scrapy_files.py", ["scrapy"], python, count=count_files, slow=True),
-    ]
+    ours, *others = all_peers(python)
+    return [ours, engine_peer(), *others]
+
+
+def install() -> str:
+    """An environment with the pinned rivals, made when it is not there or their list changed; returns its interpreter."""
+    python, done = VENV / "bin" / "python", VENV / ".installed"
+    lists = HERE / "requirements.txt", HERE / "constraints.txt"
+    wanted = b"".join(name.read_bytes() for name in lists)
+    if not done.exists() or done.read_bytes() != wanted:
+        say("installing the Python rivals of benches/requirements.txt into .venv-bench")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+        # FetchBox's own constraints are not theirs.
+        environment = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "-r", str(lists[0]), "-c", str(lists[1])], check=True, env=environment
+        )
+        done.write_bytes(wanted)
+    return str(python)
 
 
 def main() -> int:
@@ -58,15 +64,22 @@ def main() -> int:
     made.add_argument("--install", action="store_true", help="make .venv-bench with the peers of benches/requirements.txt first")
     arguments = made.parse_args()
     if arguments.install:
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-        arguments.python = str(VENV / "bin" / "python")
-        subprocess.run([arguments.python, "-m", "pip", "install", "--quiet", "-r", str(HERE / "requirements.txt")], check=True)
+        arguments.python = install()
+    if find_nginx() is None:
+        say("nginx is not installed; on Debian: apt-get install nginx-light (and curl aria2 for the rivals that are programs)")
+        return 1
     rounds = 1 if arguments.quick else arguments.rounds
     wanted = tuple(name for name in arguments.only.split(",") if name)
-    peers = [peer for peer in all_peers(arguments.python) if not wanted or peer.name.startswith(wanted)]
+    peers = [peer for peer in with_engine(arguments.python) if not wanted or peer.name.startswith(wanted)]
     result = Result("peers-quick" if arguments.quick else "peers", {"concurrency": arguments.concurrency, "rounds": rounds}, HERE)
     for name in arguments.sizes.split(","):
         files = (QUICK if arguments.quick else SIZES)[name]
+        needed, free = memory_needed(files), available_memory()
+        if needed > free:
+            note = f"{files.label()}: left out, it needs {needed >> 30} GiB of memory and {free >> 30} are free"
+            result.notes.append(note)
+            say(note)
+            continue
         say(f"{files.label()} from nginx on this machine, into memory")
         with static_origin(files) as origin:
             task = download.Task(files.label(), origin.urls(), Stored(files.count, files.total), arguments.concurrency, rounds)

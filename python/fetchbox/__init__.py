@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         StoreError,
         UsageError,
     )
-    from fetchbox.fetch import afetch, fetch
     from fetchbox.handlers import Handler
+    from fetchbox.library import NOT_YET, Engine, afetch, fetch
     from fetchbox.manifest import DownloadTask, Manifest, Resource
 
 _HOMES = {
@@ -30,26 +30,30 @@ _HOMES = {
     "Client": "client",
     "ConfigError": "errors",
     "DownloadTask": "manifest",
+    "Engine": "library",
     "FetchboxError": "errors",
     "Handler": "handlers",
     "HandlerError": "errors",
     "HubUnavailable": "errors",
     "Manifest": "manifest",
+    "NOT_YET": "library",
     "Outcome": "_core",
     "Refused": "errors",
     "Resource": "manifest",
     "ServiceUnavailable": "errors",
     "StoreError": "errors",
     "UsageError": "errors",
-    "afetch": "fetch",
-    "fetch": "fetch",
+    "afetch": "library",
+    "fetch": "library",
 }
 
 __all__ = [
+    "NOT_YET",
     "AsyncClient",
     "Client",
     "ConfigError",
     "DownloadTask",
+    "Engine",
     "FetchboxError",
     "Handler",
     "HandlerError",
@@ -76,7 +80,6 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f"fetchbox.{home}"), name)
     else:
         raise AttributeError(f"module 'fetchbox' has no attribute {name!r}")
-    # A submodule of the same name (fetch) was bound by its import; the public name wins.
     globals()[name] = value
     return value
 

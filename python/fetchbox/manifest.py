@@ -5,6 +5,7 @@ The default path never builds these: the native module compiles the posted bytes
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -30,7 +31,8 @@ class DownloadTask(msgspec.Struct, omit_defaults=True):
 
     Beyond what a Resource says: `proxy` names a pool, `bucket` one of the configured buckets, `key_prefix` the prefix under which the
     object lies and `metadata`
-    what is kept on it.
+    what is kept on it. `deadline` is when a signed link expires: a datetime with its zone, RFC 3339 text or Unix seconds; the library fails
+    the task as DOWNLOAD_EXPIRED from then on. In a job all resources share the manifest's `attributes.deadline`.
     """
 
     url: str
@@ -42,6 +44,7 @@ class DownloadTask(msgspec.Struct, omit_defaults=True):
     bucket: str | None = None
     key_prefix: str | None = None
     metadata: dict[str, str] = {}
+    deadline: datetime | str | float | None = None
 
     @classmethod
     def of(cls, resource: Resource, **changes: Any) -> DownloadTask:

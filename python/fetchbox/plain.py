@@ -70,6 +70,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "per_host_rate": _is_positive,
     "max_attempts": _is_count,
     "max_bytes": _is_count,
+    "limit_rate": _is_count,
     "per_host_concurrency": _is_count,
     "verify_tls": _is_bool,
     "http2": _is_bool,

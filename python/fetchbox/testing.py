@@ -92,6 +92,7 @@ class OriginOptions(TypedDict, total=False):
     tls: TlsMode | None
     journal: Path | str | None
     pace: float | None
+    proxy_port: int | None
 
 
 @contextlib.contextmanager

@@ -36,6 +36,14 @@ def test_fetch_async(tmp_path: Path) -> None:
     assert sorted(line.split()[:3] for line in done.stdout.splitlines()) == [[f"image-{i}", "stored", "image/png"] for i in (1, 2, 3)]
 
 
+def test_fetch_engine(tmp_path: Path) -> None:
+    with running_origin() as origin:
+        done = example("fetch_engine.py", str(tmp_path / "out"), origin.url("/page.html?images=3"))
+        assert len({request.peer for request in origin.requests if request.path.endswith(".png")}) <= 3
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.split()[0] for line in done.stdout.splitlines()) == ["stored"] * 3
+
+
 def test_post_manifest(tmp_path: Path) -> None:
     with running_origin() as origin, running_service(tmp_path) as service:
         done = example("post_manifest.py", service.url, origin.url("/bytes/1000?seed=1"), origin.url("/bytes/2000?seed=2"))

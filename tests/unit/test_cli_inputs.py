@@ -13,10 +13,20 @@ from pathlib import Path
 import pytest
 
 from fetchbox.cli.inputs import Item, Source
+from fetchbox.cli.pipes import lines
 from fetchbox.errors import UsageError
 from fetchbox.keys import object_key
+from fetchbox.library import NOT_YET
 
 A, B = "http://a.example/1.jpg", "http://b.example/2.jpg"
+
+
+def read(source: Source) -> list[Item]:
+    items = []
+    for item in source.items():
+        assert isinstance(item, Item), "a file never lets anybody wait"
+        items.append(item)
+    return items
 
 
 def write(path: Path, text: str) -> str:
@@ -42,24 +52,24 @@ def write(path: Path, text: str) -> str:
     ],
 )
 def test_every_format_gives_the_same_urls(tmp_path: Path, name: str, text: str) -> None:
-    assert [item.url for item in Source(write(tmp_path / name, text)).items()] == [A, B]
+    assert [item.url for item in read(Source(write(tmp_path / name, text)))] == [A, B]
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     name = write(tmp_path / "x.csv", f"sku,photo,url\n7,{A},other\n,{B},other\n")
-    assert list(Source(name, "photo", "sku").items()) == [Item(A, "7"), Item(B, None)]
+    assert read(Source(name, "photo", "sku")) == [Item(A, "7"), Item(B, None)]
 
 
 def test_json_lines_carry_ids_headers_tags_and_keys(tmp_path: Path) -> None:
     line = f'{{"url": "{A}", "id": 5, "headers": {{"x-a": "1"}}, "tags": {{"checksum_hint": "md5:0"}}, "key": "k/v"}}'
-    assert list(Source(write(tmp_path / "x.jsonl", line)).items()) == [Item(A, "5", {"x-a": "1"}, {"checksum_hint": "md5:0"}, "k/v")]
+    assert read(Source(write(tmp_path / "x.jsonl", line))) == [Item(A, "5", {"x-a": "1"}, {"checksum_hint": "md5:0"}, "k/v")]
 
 
 def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(f"{A}\n{B}\n".encode()))))
-    assert [item.url for item in Source("-").items()] == [A, B]
+    assert [item.url for item in read(Source("-"))] == [A, B]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(gzip.compress(f'{{"url":"{A}"}}\n'.encode())))))
-    assert [item.url for item in Source("-").items()] == [A]
+    assert [item.url for item in read(Source("-"))] == [A]
 
 
 def test_a_pipe_is_read_as_it_fills() -> None:
@@ -69,7 +79,7 @@ def test_a_pipe_is_read_as_it_fills() -> None:
         pipe.write(f"{A}\n{B}\n")
         pipe.flush()
         # The pipe is still open: a reader that waits for its end would hang here.
-        assert next(items).url == A
+        assert next(items) == Item(A)
     os.close(reading)
 
 
@@ -81,10 +91,10 @@ def test_parquet_is_read_or_asks_for_pyarrow(tmp_path: Path) -> None:
     except ImportError:
         path.write_bytes(b"PAR1")
         with pytest.raises(UsageError, match="pip install pyarrow"):
-            list(Source(str(path)).items())
+            read(Source(str(path)))
         return
     pq.write_table(pa.table({"url": [A, B], "id": [1, 2]}), path)
-    assert list(Source(str(path)).items()) == [Item(A, "1"), Item(B, "2")]
+    assert read(Source(str(path))) == [Item(A, "1"), Item(B, "2")]
     assert Source(str(path)).count() == 2
 
 
@@ -95,12 +105,17 @@ def test_parquet_is_read_or_asks_for_pyarrow(tmp_path: Path) -> None:
         ("x.jsonl", "[1]\n", r"x\.jsonl:1: an object"),
         ("x.jsonl", '{"href2": 1}\n', r"no column url; there are href2: .*--url-col"),
         ("x.csv", "a,b\n1,2\n", r"x\.csv:2: no column url; there are a, b"),
-        ("x.csv", "url\n \n", r"x\.csv:2: the column url holds no URL"),
+        ("x.csv", f'url,t\n{A},x\n{B},"y\n', r"x\.csv:3: not CSV: "),
+        ("x.csv", f'url,t\n{A},"x"y\n', r"x\.csv:2: not CSV: "),
+        ("x.csv", f"sku\n{A}\n", r"no column url; there are sku"),
+        ("x.json", f'["{A}"]', r"x\.json:1: an object"),
+        ("x.json", f'[\n"{A}"]', r"x\.json:1: not JSON: .*jq"),
+        ("x.parquet", "PAR1 and no more", r"x\.parquet cannot be read to its end: "),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
-        list(Source(write(tmp_path / name, text)).items())
+        read(Source(write(tmp_path / name, text)))
 
 
 def test_counts_are_right_or_unknown(tmp_path: Path) -> None:
@@ -148,3 +163,95 @@ def test_names_are_stable_and_speaking() -> None:
     assert object_key("http://x.example/p.jpg", "cat-7").endswith("/cat-7.jpg")
     assert object_key("http://x.example/p.jpg", "cat-7.jpg").endswith("/cat-7.jpg")
     assert object_key("http://x.example/p.jpg", "cat-7")[:2] == object_key("http://y.example/q", "cat-7")[:2]
+
+
+def test_a_record_without_a_url_is_a_fault_and_no_end(tmp_path: Path) -> None:
+    name = write(tmp_path / "x.csv", f"id,url\n1,{A}\n2, \n3\n4,{B}\n")
+    items = read(Source(name))
+    assert [item.url for item in items] == [A, "", "", B]
+    assert [item.fault for item in items] == [
+        None,
+        f"{name}:3: the column url holds no URL",
+        f"{name}:4: the column url holds no URL",
+        None,
+    ]
+
+
+def test_a_torn_gzip_file_gives_what_it_holds_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt.gz"
+    path.write_bytes(gzip.compress("".join(f"http://a.example/{os.urandom(8).hex()}\n" for _ in range(10_000)).encode())[:-1000])
+    taken: list[Item] = []
+    with pytest.raises(UsageError, match=r"x\.txt\.gz cannot be read to its end"):  # noqa: PT012
+        for item in Source(str(path)).items():
+            assert isinstance(item, Item)
+            taken.append(item)
+    assert len(taken) > 5000
+
+
+def test_bytes_that_are_no_text_are_percent_encoded(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"http://a.example/\xff?x=%20\n")
+    assert [item.url for item in read(Source(str(path)))] == ["http://a.example/%FF?x=%20"]
+
+
+def test_parquet_is_read_without_its_other_columns(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "x.parquet"
+    table = pa.table({"photo": [A, None, B], "sku": [1, 2, 3], "headers": [{"x-a": "1"}] * 3, "blob": [b"x" * 100_000] * 3})
+    pq.write_table(table, path)
+    source = Source(str(path), "photo", "sku")
+    assert source.count() == 3
+    items = read(source)
+    assert [(item.url, item.id, dict(item.headers)) for item in items] == [
+        (A, "1", {"x-a": "1"}),
+        ("", "2", {"x-a": "1"}),
+        (B, "3", {"x-a": "1"}),
+    ]
+    with pytest.raises(UsageError, match="no column url; there are photo, sku, headers, blob"):
+        read(Source(str(path)))
+
+
+def test_files_that_cannot_be_opened_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no file"):
+        Source(str(tmp_path / "missing")).check()
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        Source(str(tmp_path)).check()
+
+
+def test_a_pipe_is_not_waited_for() -> None:
+    reader, writer = os.pipe()
+    try:
+        read = lines(reader)
+        assert next(read) is NOT_YET
+        os.write(writer, b"\xef\xbb\xbfone\ntw")
+        assert next(read) == "one\n"
+        assert next(read) is NOT_YET
+        os.write(writer, b"o\n\xff")
+        assert next(read) == "two\n"
+        assert next(read) is NOT_YET
+        os.close(writer)
+        writer = -1
+        assert list(read) == ["\udcff"]
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+
+
+@pytest.mark.parametrize("cut", [0, 10])
+def test_a_packed_pipe_is_unpacked_as_it_comes(cut: int) -> None:
+    reader, writer = os.pipe()
+    packed = b"".join(gzip.compress(f"{number}\n".encode()) for number in range(100))
+    os.write(writer, packed[: len(packed) - cut])
+    os.close(writer)
+    read = lines(reader)
+    try:
+        if cut:
+            with pytest.raises(EOFError):
+                list(read)
+        else:
+            assert list(read) == [f"{number}\n" for number in range(100)]
+    finally:
+        os.close(reader)

@@ -124,7 +124,7 @@ def _round(name: str, task: Task, usage: Usage) -> dict[str, Any]:
 
 
 def chart(title: str, rows: Sequence[dict[str, Any]]) -> plot.Chart:
-    """Two panels a set of files: CPU a file and rate."""
+    """Three panels a set of files: CPU a file, rate and memory."""
     panels = []
     for label in {row["files"]: None for row in rows}:
         chosen = [row for row in rows if row["files"] == label]
@@ -132,4 +132,5 @@ def chart(title: str, rows: Sequence[dict[str, Any]]) -> plot.Chart:
         panels.append(
             plot.Panel(f"{label}: files a second, more is better", "files/s", [(row["client"], row["files/s"]) for row in chosen])
         )
+        panels.append(plot.Panel(f"{label}: largest process, less is better", "MiB", [(row["client"], row["peak MiB"]) for row in chosen]))
     return plot.Chart(title, panels)

@@ -37,6 +37,15 @@ def describe() -> Machine:
     return Machine(cores, _cpu_model(), memory, f"{platform.system()} {release} {platform.machine()}", platform.python_version())
 
 
+def available_memory() -> int:
+    """Bytes that programs may take now without anything being thrown out that is needed."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
 def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

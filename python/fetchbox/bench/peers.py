@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -199,3 +200,24 @@ def simple_peers(python: str = sys.executable) -> list[Peer]:
         python_peer("aiohttp", CLIENTS / "aiohttp_loop.py", ["aiohttp"], python),
         aria2c_peer(),
     ]
+
+
+def all_peers(python: str = sys.executable, *, per_host: bool = True) -> list[Peer]:
+    """Ours first, then everybody else; those whose start takes seconds come last."""
+    return [
+        fetchbox_peer(per_host=per_host),
+        *simple_peers(python),
+        python_peer("img2dataset", CLIENTS / "img2dataset_shards.py", ["img2dataset"], python, count=count_shards, slow=True),
+        python_peer("Scrapy FilesPipeline", CLIENTS / "scrapy_files.py", ["scrapy"], python, slow=True),
+    ]
+
+
+def count_shards(out: Path) -> Stored:
+    """Bodies in img2dataset's tar shards."""
+    files = size = 0
+    for shard in sorted(out.glob("shards/*.tar")):
+        with tarfile.open(shard) as archive:
+            bodies = [member for member in archive if not member.name.endswith((".json", ".txt"))]
+        files += len(bodies)
+        size += sum(member.size for member in bodies)
+    return Stored(files, size)

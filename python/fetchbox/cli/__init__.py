@@ -1,6 +1,6 @@
 """The command line. One file a command, imported only when that command is asked for: `fetchbox --help` costs one bare interpreter.
 
-Exit status: 0 done, 1 the operation failed, 2 bad usage, 130 Ctrl-C, 141 the reader of our output went away.
+Exit status: 0 done, 1 the operation failed, 2 bad usage, 130 Ctrl-C, 143 SIGTERM, 141 the reader of our output went away.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         status = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        status = INTERRUPTED
+    except KeyboardInterrupt as error:
+        status = getattr(error, "status", INTERRUPTED)
     except BrokenPipeError:
         status = CLOSED_PIPE
     if status == CLOSED_PIPE:
-        _forget_stdout()
+        from fetchbox.cli.output import forget
+
+        forget(1)
     sys.exit(status)
 
 
@@ -150,15 +152,3 @@ def _help() -> str:
             "  -h, --help     this; `fetchbox COMMAND --help` for one command",
         ]
     )
-
-
-def _forget_stdout() -> None:
-    """Points stdout at nothing, so that the interpreter's last flush does not complain about the closed pipe again."""
-    import os
-
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-    except (OSError, ValueError):
-        pass

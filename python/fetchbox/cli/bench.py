@@ -35,12 +35,18 @@ def download(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Store below this directory instead of memory; it is emptied again.")
     ] = None,
+    python: Annotated[str | None, typer.Option("--python", help="Interpreter that has the Python rivals; default: this one.")] = None,
+    chart: Annotated[Path | None, typer.Option("--plot", help="Write a chart to this file, as SVG.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> int:
-    """`fetchbox get` beside the downloaders that are installed: curl, pycurl, aiohttp, aria2c."""
+    """`fetchbox get` beside the downloaders that are installed: curl, aria2c; pycurl, aiohttp, img2dataset, Scrapy's FilesPipeline."""
+    import sys
+
+    from fetchbox.bench import plot
     from fetchbox.bench.download import COLUMNS, Task, compare
+    from fetchbox.bench.download import chart as drawn
     from fetchbox.bench.nginx import Files, static_origin
-    from fetchbox.bench.peers import Stored, fetchbox_peer, simple_peers
+    from fetchbox.bench.peers import Stored, all_peers
     from fetchbox.bench.results import Result
     from fetchbox.config.units import parse_size
 
@@ -49,8 +55,8 @@ def download(
 
     def run(label: str, urls: list[str], expected: Stored | None) -> None:
         task = Task(label, urls, expected, concurrency, rounds)
-        ours = fetchbox_peer(per_host=expected is not None)
-        compared = compare(task, [ours, *simple_peers()], ours.name, say=note, directory=directory)
+        peers = all_peers(python or sys.executable, per_host=expected is not None)
+        compared = compare(task, peers, peers[0].name, say=note, directory=directory)
         result.rows, result.rounds, result.notes = compared.rows, compared.rounds, compared.notes
 
     if input_file is not None:
@@ -65,6 +71,8 @@ def download(
                 run(files.label(), origin.urls(), Stored(files.count, files.total))
         except FileNotFoundError as error:
             raise UsageError(f"{error}; or give URLs of your own with -i") from error
+    if chart is not None:
+        chart.write_text(plot.bars(drawn(f"Downloading on one machine, {result.commit}", result.rows)), encoding="utf-8")
     return _show(result, COLUMNS, json_output)
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import unquote, urlsplit
 
 import typer
 
+from fetchbox.cli.existing import Found, existing
 from fetchbox.cli.inputs import Item, Source
 from fetchbox.cli.options import ConfigOption, JsonOption, config_path
 from fetchbox.cli.output import emit, emit_json
 from fetchbox.cli.tally import Show, Tally
-from fetchbox.errors import UsageError
+from fetchbox.errors import ConfigError, UsageError
 from fetchbox.keys import object_key
+from fetchbox.library import NOT_YET, Pause, batches, store_of
 from fetchbox.plain import plain_fetch
 
 if TYPE_CHECKING:
@@ -27,7 +31,27 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 PROXY_POOL = "get"
+NO_URL = "VALIDATION_MISSING"
+DESCRIPTORS = 1 << 18
+"""Open files that are asked of the system."""
+STORE_GONE = frozenset({"STORAGE_FULL", "STORAGE_UNAVAILABLE", "UPLOAD_ACCESS_DENIED", "UPLOAD_NO_BUCKET"})
+"""Failures, after all tries, with which nothing else can be stored either."""
+TOLD_FAILURES = 10
+"""Failures of one code that get a line each; the rest is counted. -v has no such limit."""
 _CURL_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG])")
+_FLAGS = {
+    "fetch.allow_networks": "--allow-network",
+    "fetch.user_agent": "-A",
+    "fetch.ca_file": "--cacert",
+    "fetch.total_timeout": "--max-time",
+    "fetch.connect_timeout": "--connect-timeout",
+    "fetch.max_attempts": "--retry",
+    "fetch.max_bytes": "--max-filesize",
+    "fetch.limit_rate": "--limit-rate",
+    "proxy.pools.get": "-x",
+}
+"""Where a setting came from when its flag was given."""
+SHOW_CURSOR = b"\x1b[?25h"
 _OUTCOME_KEYS = (
     *("id", "index", "url", "final_url", "state", "code", "message", "http_status", "size", "sha256", "content_type", "sniffed_type"),
     *("storage_url", "etag", "last_modified", "attempts", "proxy", "timings", "generation"),
@@ -45,7 +69,7 @@ def get(
     url_col: Annotated[str | None, typer.Option("--url-col", metavar="NAME", help="The column or key that holds the URL.")] = None,
     id_col: Annotated[str | None, typer.Option("--id-col", metavar="NAME", help="The column or key that names each (default: id).")] = None,
     out: Annotated[str, typer.Option("--out", "-o", metavar="DIR-or-URL", help="A directory, file://, s3://, gs:// or az://.")] = "fetched",
-    concurrency: Annotated[int | None, typer.Option("--concurrency", "-j", min=1, help="Downloads at once.")] = None,
+    concurrency: Annotated[int | None, typer.Option("--concurrency", "-j", min=1, max=100_000, help="Downloads at once.")] = None,
     as_json: JsonOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Download again what is stored already.")] = False,
     allow_network: Annotated[
@@ -59,6 +83,9 @@ def get(
     max_time: Annotated[float | None, typer.Option("--max-time", min=0.001, help="Seconds for one download.")] = None,
     connect_timeout: Annotated[float | None, typer.Option("--connect-timeout", min=0.001, help="Seconds to connect.")] = None,
     retry: Annotated[int | None, typer.Option("--retry", min=0, help="Tries after the first failed.")] = None,
+    limit_rate: Annotated[
+        str | None, typer.Option("--limit-rate", metavar="SPEED", help="Bytes per second of all downloads together: 500k, 10M.")
+    ] = None,
     max_filesize: Annotated[str | None, typer.Option("--max-filesize", metavar="SIZE", help="Give up on larger bodies: 10M, 5GiB.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every download.")] = False,
@@ -73,8 +100,8 @@ def get(
     if not urls and not sources:
         raise UsageError("nothing to download: give URLs, or a file of them with -i (-i - reads standard input)")
     for source in sources:
-        if source.name != "-" and not os.path.exists(source.name):
-            raise UsageError(f"-i: there is no file {source.name}")
+        source.check()
+    store_of(out)
     fetch = _given(
         allow_networks=allow_network or None,
         user_agent=user_agent,
@@ -83,19 +110,48 @@ def get(
         total_timeout=max_time,
         connect_timeout=connect_timeout,
         max_attempts=None if retry is None else retry + 1,
-        max_bytes=None
-        if max_filesize is None
-        else _CURL_SIZE.sub(r"\1\2iB", max_filesize)
-        if _CURL_SIZE.fullmatch(max_filesize)
-        else max_filesize,
+        max_bytes=_size(max_filesize),
+        limit_rate=_size(limit_rate),
     )
     tree = _configuration(config_path(context, config), fetch, proxy)
     make = _tasks(_headers(header or ()), PROXY_POOL if proxy else None)
     counts = [source.count() for source in sources]
     total = None if None in counts else len(urls or ()) + sum(count or 0 for count in counts)
     run = _Run(out, tree, concurrency, Tally(total), as_json=as_json, quiet=quiet, verbose=verbose)
-    run.go(_items(urls or (), sources), make, _existing(out, tree) if not overwrite else None)
+    with _signals():
+        run.go(_items(urls or (), sources), make, existing(out, tree) if not overwrite else None)
     return run.status
+
+
+class _Ended(KeyboardInterrupt):
+    """Ctrl-C, or SIGTERM."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = 128 + number
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the run in order. The second kills the process at once, whatever it is waiting for."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        with contextlib.suppress(OSError):
+            if os.isatty(2):
+                os.write(2, SHOW_CURSOR)
+        raise _Ended(number)
+
+    # What was ignored stays ignored: a shell does that for what it runs in the background.
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is end:
+                signal.signal(number, handler)
 
 
 class _Run:
@@ -114,36 +170,73 @@ class _Run:
         self._verbose = verbose
         # Place in the input of what is under way, by the library's own count: skipped ones make the two differ.
         self._places: dict[int, int] = {}
+        self._input_error: UsageError | None = None
+        self._store_gone: str | None = None
 
     def go(
-        self, items: Iterator[Item], make: Callable[[Item, int, str | None], DownloadTask], existing: Callable[[str], Found | None] | None
+        self,
+        items: Iterator[Item | Pause],
+        make: Callable[[Item, int, str | None], DownloadTask],
+        existing: Callable[[str], Found | None] | None,
     ) -> None:
         """Downloads everything and sets `status`."""
-        from fetchbox.fetch import batches
 
-        interrupted = False
+        # A connection and a file for each download, and a usual limit is 1,024.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
+        interrupted: _Ended | None = None
         with self._show:
             try:
                 tasks = self._feed(items, make, existing)
                 with contextlib.closing(batches(tasks, store=self._out, concurrency=self._concurrency, config=self._tree)) as finished:
                     for batch in finished:
                         self._count(batch)
-            except KeyboardInterrupt:
-                interrupted = True
-        self._show.summary(self._out)
-        if interrupted:
-            self._show.say("interrupted: the same command again goes on from here")
-        self.status = 130 if interrupted else 0 if self._tally.good else 1
+            except _Ended as error:
+                interrupted = error
+        if self._input_error is None or self._tally.done:
+            self._show.summary(self._out)
+        if interrupted is not None:
+            if not self._show.quiet:
+                self._show.say("interrupted: the same command again goes on from here")
+            self.status = interrupted.status
+        elif self._store_gone is not None:
+            self._show.say(
+                f"stopped, {self._out} takes nothing more ({self._store_gone}): the same command goes on from here once that is mended"
+            )
+            self.status = 1
+        elif self._input_error is not None:
+            raise self._input_error
+        else:
+            self.status = 0 if self._tally.good else 1
 
     def _feed(
-        self, items: Iterator[Item], make: Callable[[Item, int, str | None], DownloadTask], existing: Callable[[str], Found | None] | None
-    ) -> Iterator[DownloadTask]:
+        self,
+        items: Iterator[Item | Pause],
+        make: Callable[[Item, int, str | None], DownloadTask],
+        existing: Callable[[str], Found | None] | None,
+    ) -> Iterator[DownloadTask | Pause]:
         sent = 0
+        place = -1
         # Without a reason to know the name here the library gives the same one, for less.
         by_template = self._tree.get("storage", {}).get("key_template") is not None
-        for place, item in enumerate(items):
+        while self._store_gone is None:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except UsageError as error:
+                # What was taken before is finished; then this is told.
+                self._input_error = error
+                break
+            if item is NOT_YET:
+                yield NOT_YET
+                continue
+            place += 1
+            if item.fault is not None:
+                self._faulty(item, place, item.fault)
+                continue
             key = item.key
-            if key is None and (existing is not None or by_template):
+            if key is None and (existing is not None or by_template or place != sent):
                 key = object_key(item.url, item.id)
             if existing is not None and key is not None and (found := existing(key)) is not None:
                 self._reused(item, place, found)
@@ -152,6 +245,9 @@ class _Run:
                 self._places[sent] = place
             sent += 1
             yield make(item, place, key)
+        else:
+            return
+        self._tally.total = place + 1
 
     def _count(self, batch: OutcomeBatch) -> None:
         if self._as_json or self._verbose:
@@ -171,9 +267,10 @@ class _Run:
                 emit(outcome.to_json().decode())
             else:
                 emit_json({**outcome.as_dict(), "index": place})
+        if outcome.code in STORE_GONE:
+            self._store_gone = outcome.code
         if outcome.state == "failed":
-            if not self._show.quiet and not self._as_json:
-                self._show.say(f"failed {outcome.code}: {outcome.url}: {outcome.message or ''}")
+            self._failed(outcome.code, outcome.url, outcome.message)
         elif self._verbose:
             self._show.say(f"{outcome.state} {outcome.size} bytes: {outcome.url} -> {outcome.storage_url}")
         self._show.update()
@@ -182,20 +279,36 @@ class _Run:
         size, storage_url = found
         self._tally.add("reused", size, None, item.url, None)
         if self._as_json:
-            record: dict[str, Any] = dict.fromkeys(_OUTCOME_KEYS)
-            record |= {"id": item.id or str(place), "index": place, "url": item.url, "final_url": item.url, "state": "reused"}
-            record |= {"message": "stored before", "size": size, "storage_url": storage_url, "attempts": 0, "timings": {}, "generation": 0}
-            emit_json(record)
+            self._record(item, place, state="reused", message="stored before", size=size, storage_url=storage_url)
         elif self._verbose:
             self._show.say(f"reused {size} bytes: {item.url} -> {storage_url}")
         self._show.update()
 
+    def _faulty(self, item: Item, place: int, message: str) -> None:
+        self._tally.add("failed", 0, NO_URL, item.url, message)
+        if self._as_json:
+            self._record(item, place, state="failed", code=NO_URL, message=message)
+        self._failed(NO_URL, item.url, message)
+        self._show.update()
 
-Found = tuple[int, str]
-"""Size in bytes and URL of an object that is there already."""
+    def _failed(self, code: str | None, url: str, message: str | None) -> None:
+        if self._show.quiet or self._as_json:
+            return
+        count = self._tally.codes[code or ""]
+        if count <= TOLD_FAILURES or self._verbose:
+            self._show.say(f"failed {code}: {url}: {message or ''}" if url else f"failed {code}: {message}")
+        elif count == TOLD_FAILURES + 1:
+            self._show.say(f"failed {code}: more of these are only counted (-v names all)")
+
+    def _record(self, item: Item, place: int, **values: Any) -> None:
+        """Prints an outcome that the engine had no part in."""
+        record: dict[str, Any] = dict.fromkeys(_OUTCOME_KEYS)
+        record |= {"id": item.id or str(place), "index": place, "url": item.url, "final_url": item.url, "size": 0}
+        record |= {"attempts": 0, "timings": {}, "generation": 0}
+        emit_json(record | values)
 
 
-def _items(urls: list[str] | tuple[()], sources: list[Source]) -> Iterator[Item]:
+def _items(urls: list[str] | tuple[()], sources: list[Source]) -> Iterator[Item | Pause]:
     for url in urls:
         yield Item(url)
     for source in sources:
@@ -209,7 +322,8 @@ def _tasks(headers: dict[str, str], pool: str | None) -> Callable[[Item, int, st
         both = {**headers, **item.headers} if item.headers else headers
         # Named here: then its place may be another than the library counts. Named there: by the id that the input gave, if it gave one.
         name = item.id or (None if key is None else str(place))
-        return DownloadTask(item.url, id=name, headers=both, tags=dict(item.tags) if item.tags else {}, proxy=pool, key=key)
+        tags = dict(item.tags) if item.tags else {}
+        return DownloadTask(item.url, id=name, headers=both, tags=tags, proxy=pool, key=key, deadline=item.deadline)
 
     return make
 
@@ -220,8 +334,15 @@ def _headers(given: list[str] | tuple[()]) -> dict[str, str]:
         name, colon, value = line.partition(":")
         if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip()):
             raise UsageError(f"-H takes 'Name: value', not {line!r}")
+        if not value.isprintable():
+            raise UsageError(f"-H: the value of {name.strip()} holds a character that no header may")
         headers[name.strip()] = value.strip()
     return headers
+
+
+def _size(text: str | None) -> str | None:
+    """curl's sizes are powers of 1024: 10k, 5M, 1G."""
+    return text if text is None or not _CURL_SIZE.fullmatch(text) else f"{text}iB"
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -241,52 +362,13 @@ def _configuration(path: Path | None, fetch: dict[str, Any], proxy: str | None) 
         pools = tree.setdefault("proxy", {}).setdefault("pools", {})
         pools[PROXY_POOL] = {"endpoints": [proxy if "://" in proxy else f"http://{proxy}"]}
     # Reports what is wrong with a flag before anything is opened.
-    load_library(config=tree)
+    try:
+        load_library(config=tree)
+    except ConfigError as error:
+        for setting, flag in _FLAGS.items():
+            given = setting.removeprefix("fetch.") in fetch or (proxy is not None and setting.startswith("proxy."))
+            for problem in error.problems if given else ():
+                if f"{problem.path}.".startswith(f"{setting}."):
+                    raise UsageError(f"{flag}: {problem.message}") from error
+        raise
     return tree
-
-
-def _existing(out: str, tree: dict[str, Any]) -> Callable[[str], Found | None] | None:
-    """Looks up whether an object is stored; None when nothing is. Objects appear whole or not at all, so one that is there is complete."""
-    parts = urlsplit(out) if "://" in out else None
-    if parts is None or parts.scheme == "file":
-        root = Path(out if parts is None else unquote(parts.path)).resolve()
-        empty = not root.is_dir() or next(root.iterdir(), None) is None
-        return None if empty else _LocalIndex(root)
-    return _RemoteIndex(out, tree)
-
-
-class _LocalIndex:
-    def __init__(self, root: Path) -> None:
-        self._root = str(root)
-        self._url = root.as_uri()
-
-    def __call__(self, key: str) -> Found | None:
-        try:
-            return os.stat(f"{self._root}/{key}").st_size, f"{self._url}/{key}"
-        except (OSError, ValueError):
-            return None
-
-
-class _RemoteIndex:
-    """The sizes of all objects below the prefix, listed once: a request for a thousand objects instead of one for each."""
-
-    def __init__(self, out: str, tree: dict[str, Any]) -> None:
-        import obstore
-        from obstore.store import from_url
-
-        from fetchbox.api.configure import store_options
-        from fetchbox.config import load_library
-        from fetchbox.errors import StoreError
-
-        self._url = out.rstrip("/")
-        self._sizes: dict[str, int] = {}
-        config = load_library(config={**tree, "storage": {**tree.get("storage", {}), "url": out}})
-        try:
-            for batch in obstore.list(from_url(out, **store_options(config))):
-                self._sizes.update((entry["path"], entry["size"]) for entry in batch)
-        except Exception as error:
-            raise StoreError(f"{out} cannot be listed: {error}; --overwrite does without") from error
-
-    def __call__(self, key: str) -> Found | None:
-        size = self._sizes.get(key)
-        return None if size is None else (size, f"{self._url}/{key}")

@@ -22,6 +22,12 @@ def origin(
     tls: Annotated[str | None, typer.Option(help="Speak TLS with this certificate: ca (valid), self-signed, expired, wrong-host.")] = None,
     journal: Annotated[Path | None, typer.Option(help="Append a line a request (time, target, method) to this file.")] = None,
     pace: Annotated[float | None, typer.Option(min=0.001, help="At most this many responses a second.")] = None,
+    proxy_port: Annotated[
+        int | None,
+        typer.Option(
+            "--proxy-port", min=0, max=65535, help="A proxy as well, which misbehaves as its user name says; 0 takes a free port."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the URL and nothing else.")] = False,
 ) -> int:
     """Run the bundled web server for demos, tests and benches; / lists its paths. Its URL is printed on stdout."""
@@ -30,7 +36,7 @@ def origin(
 
     if tls is not None and tls not in TLS_MODES:
         raise UsageError(f"--tls is one of {', '.join(TLS_MODES)}, not {tls!r}")
-    server = Origin(host=host, port=port, tls=tls, journal=journal, pace=pace)  # type: ignore[arg-type]  # checked above
+    server = Origin(host=host, port=port, tls=tls, journal=journal, pace=pace, proxy_port=proxy_port)  # type: ignore[arg-type]  # checked above
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
@@ -39,6 +45,8 @@ def origin(
             loop.add_signal_handler(number, stop.set)
         async with server:
             emit(server.base_url)
+            if server.proxy is not None:
+                emit(f"proxy {server.proxy_url()}")
             if not quiet:
                 note(f"fetchbox origin: {server.url('/')} lists what is served; Ctrl-C ends it")
                 if server.certificates is not None:

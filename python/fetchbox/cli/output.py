@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,9 @@ def emit(text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        from fetchbox.cli import CLOSED_PIPE, _forget_stdout
+        from fetchbox.cli import CLOSED_PIPE
 
-        _forget_stdout()
+        forget(1)
         raise SystemExit(CLOSED_PIPE) from None
 
 
@@ -33,16 +34,36 @@ def emit_json(value: object) -> None:
 
 
 def note(text: str) -> None:
-    """One line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for people, on stderr; when nobody reads it any more the work goes on without."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        forget(2)
 
 
 def console(*, stderr: bool = False) -> Console:
     """A rich console. It respects NO_COLOR; off a terminal it neither colours nor moves, and is wide enough for tables."""
     from rich.console import Console
 
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            # Whoever read our progress has left; the work itself goes on.
+            self.quiet = True
+            forget(2)
+
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else _LOG_WIDTH)
+    kind = Quiet if stderr else Console
+    return kind(stderr=stderr, highlight=False, width=None if stream is not None and stream.isatty() else _LOG_WIDTH)
+
+
+def forget(descriptor: int) -> None:
+    """Points a standard stream at nothing, so that the interpreter's last flush does not complain about a closed pipe again."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+    except OSError:
+        pass
 
 
 def stderr_console() -> Console:

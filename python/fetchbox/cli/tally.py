@@ -7,19 +7,25 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fetchbox.cli.output import clean, note, plural, size, stderr_console
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 LINE_INTERVAL = 10.0
 """Seconds between two lines of progress where there is no terminal to draw a bar on."""
 
 REFRESH = 5.0
 """Frames per second of the bar."""
+
+BESIDE_DETAIL = 42
+"""Columns of a terminal that a short bar, the counts and the time left take."""
+
+SHOWN_CODES = 3
+"""Failure codes in a line of progress, the most frequent ones."""
 
 STATES = ("stored", "reused", "filtered", "failed", "cancelled")
 
@@ -66,8 +72,20 @@ class Tally:
         of = f" of {self.total:,}" if self.total is not None else ""
         parts = [f"{self.done:,}{of} done", f"{self.done / seconds:,.0f}/s", f"{size(self.bytes)} ({size(self.bytes / seconds)}/s)"]
         if self.codes:
-            parts.append("failed " + ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common(3)))
+            parts.append("failed " + ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common(SHOWN_CODES)))
         return " · ".join(parts)
+
+    def detail(self, room: int) -> str:
+        """Rate, bytes and failures by code in at most `room` characters; the first two go first when there is no room."""
+        seconds = max(time.monotonic() - self.started, 1e-6)
+        rate = f"{self.done / seconds:,.0f}/s"
+        flow = f"{size(self.bytes / seconds)}/s"
+        failed = f"{self.states['failed']:,} failed" if self.states["failed"] else ""
+        codes = ", ".join(f"{code.removeprefix('DOWNLOAD_')} {count:,}" for code, count in self.codes.most_common(SHOWN_CODES))
+        named = f"{failed}: {codes}" if failed and codes else failed
+        choices = ((rate, f"{size(self.bytes)}, {flow}", named), (rate, flow, named), (rate, flow, failed), (flow, failed), (failed,), ())
+        lines = (" · ".join(part for part in parts if part) for parts in choices)
+        return next(line for line in lines if len(line) <= room or not line)
 
 
 class Show:
@@ -92,11 +110,22 @@ class Show:
 
     def __enter__(self) -> Show:
         if not self.quiet and sys.stderr.isatty() and self.console.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+            from rich.table import Column
 
-            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self.console, refresh_per_second=REFRESH, transient=True)
-            self._task = self._bar.add_task(self._what, total=self.tally.total, detail="")
+            # The bar has what the others leave.
+            bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
+            left = TimeRemainingColumn(compact=True)
+            # What goes to stdout is a result, and none of the bar's business unless both are the same terminal.
+            self._bar = Progress(
+                *("{task.description}", bar, MofNCompleteColumn(), _detail_column(self.tally, self.console), left),
+                console=self.console,
+                refresh_per_second=REFRESH,
+                transient=True,
+                expand=True,
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+            )
+            self._task = self._bar.add_task(self._what, total=self.tally.total)
             self._bar.start()
         return self
 
@@ -112,10 +141,7 @@ class Show:
         self._next_look = now + 1 / REFRESH
         tally = self.tally
         if self._bar is not None and self._task is not None:
-            seconds = max(now - tally.started, 1e-6)
-            failed = f" · [red]{tally.states['failed']:,} failed[/red]" if tally.states["failed"] else ""
-            detail = f"{tally.done / seconds:,.0f}/s · {size(tally.bytes)} · {size(tally.bytes / seconds)}/s{failed}"
-            self._bar.update(self._task, completed=tally.done, total=tally.total, detail=detail)
+            self._bar.update(self._task, completed=tally.done, total=tally.total)
         elif now >= self._next_line:
             self._next_line = now + LINE_INTERVAL
             self.say(tally.line())
@@ -132,14 +158,30 @@ class Show:
         if self.quiet:
             return
         tally = self.tally
+        if tally.total == 0 and not tally.done:
+            self.say("the input holds no URL: nothing to do")
+            return
         seconds = max(time.monotonic() - tally.started, 1e-6)
-        counts = ", ".join(f"{tally.states[state]:,} {state}" for state in STATES if tally.states[state]) or "nothing to do"
+        counts = ", ".join(f"{tally.states[state]:,} {state}" for state in STATES if tally.states[state]) or "nothing done"
         self.say(
             f"{counts} · {size(tally.bytes)} in {seconds:.1f} s ({tally.done / seconds:,.0f}/s, {size(tally.bytes / seconds)}/s) · {where}"
         )
         if tally.codes:
             rows = [(code, f"{count:,}", *tally.examples[code]) for code, count in tally.codes.most_common()]
             print_table(self.console, ("code", "count", "first URL", "why"), rows)
+
+
+def _detail_column(tally: Tally, console: Console) -> ProgressColumn:
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class Detail(ProgressColumn):
+        max_refresh = None
+
+        def render(self, task: Any) -> Text:
+            return Text(tally.detail(max(console.width - BESIDE_DETAIL, 0)), no_wrap=True)
+
+    return Detail()
 
 
 def print_table(console: Console, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

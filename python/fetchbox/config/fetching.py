@@ -21,6 +21,9 @@ class Fetch(Section):
     """Limit for one attempt, redirects and body included; 0 for none."""
     min_speed: SizeOrZero = 0
     """Bytes per second; a transfer that is slower over 30 s is stopped and tried again. 0 for none."""
+    limit_rate: SizeOrZero = 0
+    """Bytes per second of all bodies together, in each process that downloads; 0 for no limit. With a limit HTTP/2 is not offered. A job
+    type's own limit holds for its resources alone."""
     max_attempts: Count = 5
     """Attempts per resource; the first one counts."""
     backoff_base: Duration = 1.0

@@ -46,8 +46,10 @@ def load_library(
         layers.add_tree(config.model_dump(exclude_unset=True), "config=")
     elif isinstance(config, str | Path):
         layers.add_file(Path(config))
-    elif config is not None:
+    elif isinstance(config, Mapping):
         layers.add_tree(config, "config=")
+    elif config is not None:
+        raise UsageError(f"config= is a {type(config).__name__}; give sections as dictionaries, the path of a TOML file, or a Config")
     else:
         layers.add_environment(os.environ if env is None else env)
     for key, value in fetch.items():

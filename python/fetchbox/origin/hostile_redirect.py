@@ -48,6 +48,16 @@ async def redirect_cross_origin(x: Exchange) -> None:
     await x.respond(302, headers=[("Location", f"{x.origin.scheme}://{other}:{x.origin.port}/echo")])
 
 
+@route("/hostile/redirect-other-scheme", outcome="stored; the target saw no Authorization, Cookie or custom header")
+async def redirect_other_scheme(x: Exchange) -> None:
+    """Redirects to /echo on the same host and port by the other scheme, https to http or back: another origin all the same. Needs `--tls`,
+    under which the port answers both; without it the redirect is to /echo by the same scheme."""
+    secure = x.writer.get_extra_info("ssl_object") is not None
+    scheme = "http" if secure else x.origin.scheme
+    host = x.request.headers.get("host", "").rpartition(":")[0] or "127.0.0.1"
+    await x.respond(302, headers=[("Location", f"{scheme}://{host}:{x.origin.port}/echo")])
+
+
 @route("/hostile/redirect-refused", outcome="retried, then DOWNLOAD_CONNECT_FAILED")
 async def redirect_refused(x: Exchange) -> None:
     """Redirects to a port of this machine that nobody listens on."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import time
 from collections import Counter, deque
+from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
 from fetchbox.origin import good, hostile_body, hostile_head, hostile_redirect, hostile_resume  # noqa: F401  (they fill the table of routes)
 from fetchbox.origin.certificates import Certificates, TlsMode, server_context
-from fetchbox.origin.http import MAX_HEAD, Exchange, Request, RequestError, read_request
+from fetchbox.origin.http import IDLE_TIMEOUT, MAX_HEAD, Exchange, Request, RequestError, read_request
 from fetchbox.origin.ports import BlackHole
+from fetchbox.origin.proxy import TLS_HANDSHAKE, Proxy, peek, streams
 from fetchbox.origin.routes import find
 
 KEPT_REQUESTS = 100_000
@@ -32,7 +35,9 @@ class Origin:
 
     `pace` is the most responses per second (None: as many as asked for). `journal` is a file that gets one line a request,
     `time target method`, flushed before the response starts. `tls` makes it speak TLS: "ca" (valid, signed by the CA in
-    `certificates.ca_file`), "self-signed", "expired" or "wrong-host". Port 0 takes a free one.
+    `certificates.ca_file`), "self-signed", "expired" or "wrong-host"; who begins without TLS on the same port is answered without. Port 0
+    takes a free one. With a `proxy_port` there is a proxy as well,
+    which misbehaves as the user name in its URL says.
     """
 
     def __init__(
@@ -43,7 +48,9 @@ class Origin:
         tls: TlsMode | None = None,
         journal: Path | str | None = None,
         pace: float | None = None,
+        proxy_port: int | None = None,
     ) -> None:
+        self.proxy = None if proxy_port is None else Proxy(host, proxy_port, self._proxy_context)
         self.host = host
         self.port = port
         self.requests: deque[Request] = deque(maxlen=KEPT_REQUESTS)
@@ -58,6 +65,8 @@ class Origin:
         self._next_turn = 0.0
         self._tries: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._greeting: set[asyncio.Task[None]] = set()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
@@ -74,6 +83,18 @@ class Origin:
     def url(self, path: str) -> str:
         """The URL of a path of this origin."""
         return self.base_url + path
+
+    def proxy_url(self, behaviour: str = "", scheme: str = "http") -> str:
+        """The URL of this origin's proxy that asks for a behaviour."""
+        assert self.proxy is not None, "this origin was made without proxy_port"
+        host = self.base_url.split("://")[1].rpartition(":")[0]
+        return f"{scheme}://{f'{behaviour}:x@' if behaviour else ''}{host}:{self.proxy.port}"
+
+    def _proxy_context(self) -> ssl.SSLContext:
+        """What the proxy presents when it is spoken to by TLS: the origin's own certificate, or a self-signed one."""
+        if self.certificates is None:
+            self.certificates = Certificates.create()
+        return server_context(self.certificates, self._tls or "self-signed")
 
     def count(self, path: str) -> int:
         """Requests for a path (decoded, without its query) so far."""
@@ -93,15 +114,32 @@ class Origin:
         if self._journal_path is not None:
             # Opened once and kept; a line is written without waiting, since the page cache takes it.
             self._journal = Path(self._journal_path).open("a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: ASYNC230, SIM115
-        self._server = await asyncio.start_server(
-            self._connected, self.host, self.port, limit=MAX_HEAD, backlog=BACKLOG, ssl=context, reuse_address=True
-        )
-        self.port = int(self._server.sockets[0].getsockname()[1])
+        if context is None:
+            self._server = await asyncio.start_server(
+                self._connected, self.host, self.port, limit=MAX_HEAD, backlog=BACKLOG, reuse_address=True
+            )
+            self.port = int(self._server.sockets[0].getsockname()[1])
+        else:
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            self._listener = socket.create_server((self.host, self.port), family=family, backlog=BACKLOG)
+            self._listener.setblocking(False)
+            self.port = int(self._listener.getsockname()[1])
+            self._greet(self._accept(self._listener, context))
+        if self.proxy is not None:
+            await self.proxy.start()
 
     async def close(self) -> None:
         """Stops listening and ends every connection, whatever it is doing."""
+        if self.proxy is not None:
+            await self.proxy.close()
         if self._server is not None:
             self._server.close()
+        for greeting in list(self._greeting):
+            greeting.cancel()
+        await asyncio.gather(*self._greeting, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         tasks = list(self._connections)
         for task, writer in list(self._connections.items()):
             writer.transport.abort()
@@ -124,6 +162,28 @@ class Origin:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+    def _greet(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._greeting.add(task)
+        task.add_done_callback(self._greeting.discard)
+
+    async def _accept(self, listener: socket.socket, context: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            accepted, _ = await loop.sock_accept(listener)
+            self._greet(self._first_byte(accepted, context))
+
+    async def _first_byte(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
+        """TLS or not, as the client likes: a redirect may lead from one to the other on the same port."""
+        try:
+            async with asyncio.timeout(IDLE_TIMEOUT):
+                tls = await peek(accepted) == TLS_HANDSHAKE
+                reader, writer = await streams(accepted, context if tls else None, MAX_HEAD)
+        except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
+            accepted.close()
+            return
+        await self._connected(reader, writer)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

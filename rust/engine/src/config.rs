@@ -64,6 +64,8 @@ pub struct FetchConfig {
     pub total_timeout: f64,
     /// Bytes per second over a window of 30 s; 0 for none.
     pub min_speed: u64,
+    /// Bytes per second of all bodies together; 0 for no limit.
+    pub limit_rate: u64,
     /// Attempts, the first counted.
     pub max_attempts: u32,
     /// Seconds; the ceiling of the first back-off.
@@ -107,6 +109,7 @@ impl Default for FetchConfig {
             read_timeout: 30.0,
             total_timeout: 3600.0,
             min_speed: 0,
+            limit_rate: 0,
             max_attempts: 5,
             backoff_base: 1.0,
             backoff_max: 300.0,

@@ -106,7 +106,13 @@ impl Core {
             let url = match Url::parse(&task.url) {
                 Ok(url) => url,
                 Err(error) => {
-                    let failure = Failure::new(Code::DownloadBadUrl, error.to_string());
+                    let message = match error {
+                        url::ParseError::RelativeUrlWithoutBase => {
+                            "it has no scheme: http:// or https:// stands before the host".to_owned()
+                        }
+                        other => other.to_string(),
+                    };
+                    let failure = Failure::new(Code::DownloadBadUrl, message);
                     self.fail_untried(token, task, failure);
                     continue;
                 }

@@ -2,6 +2,7 @@
 
 pub mod attempt;
 pub mod body;
+pub mod pace;
 pub mod patience;
 pub mod request;
 pub mod route;

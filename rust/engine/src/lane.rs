@@ -158,7 +158,8 @@ impl Core {
                     }
                 }
                 Ended::Failed(failure) => {
-                    let busy = self.free(host, verdict(&failure), failure.retry_after.map(|pause| pause.min(LONGEST_PAUSE)));
+                    let longest = LONGEST_PAUSE.min(item.profile.rules.retry_after_max);
+                    let busy = self.free(host, verdict(&failure), failure.retry_after.map(|pause| pause.min(longest)));
                     self.failed(item, learned, failure, busy, &handle);
                     lock(&self.running).remove(&run);
                 }

@@ -15,6 +15,7 @@ use rustls::ClientConfig;
 use crate::address::AddressPolicy;
 use crate::api::EngineError;
 use crate::config::{EngineConfig, FetchConfig, JobTypeConfig, ProxyChoice};
+use crate::fetch::pace::Pace;
 use crate::fetch::request::complete;
 use crate::fetch::transfer::Sizes;
 use crate::net::resolve::Resolver;
@@ -40,6 +41,8 @@ pub struct Profile {
     pub limits: HostLimits,
     /// Limits on bodies.
     pub sizes: Sizes,
+    /// The limit on bytes per second; shared by all job types that have none of their own.
+    pub pace: Option<Arc<Pace>>,
     /// Sent unless the task has them.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// For the task's own origin only.
@@ -71,7 +74,11 @@ impl Profiles {
         let default = Arc::new(profile(0, "", config, &JobTypeConfig::default(), &mut resolvers)?);
         let mut named = HashMap::new();
         for (index, (name, job_type)) in config.job_types.iter().enumerate() {
-            named.insert(name.clone(), Arc::new(profile(index + 1, name, config, job_type, &mut resolvers)?));
+            let mut own = profile(index + 1, name, config, job_type, &mut resolvers)?;
+            if !job_type.fetch.contains_key("limit_rate") {
+                own.pace.clone_from(&default.pace);
+            }
+            named.insert(name.clone(), Arc::new(own));
         }
         Ok(Self { default, named })
     }
@@ -155,6 +162,7 @@ fn profile(
             part_size: config.storage.part_size,
             max_bytes: fetch.max_bytes,
         },
+        pace: Pace::new(fetch.limit_rate),
         headers,
         auth,
         plain: Arc::new(plain),

@@ -97,9 +97,12 @@ impl Endpoint {
         lock(&self.rest).until.filter(|until| *until > now)
     }
 
-    /// It failed: it rests, longer each time.
+    /// It failed: it rests, longer each time. Failures of one wave count once.
     pub fn failed(&self, now: Instant) {
         let mut rest = lock(&self.rest);
+        if rest.until.is_some_and(|until| until > now) {
+            return;
+        }
         let time = self.first_rest.saturating_mul(1 << rest.failures.min(16)).min(LONGEST_REST);
         rest.failures += 1;
         rest.until = Some(now + time);
@@ -163,11 +166,16 @@ impl Pools {
                 next.extend(pool.fallbacks.iter().rev().map(String::as_str));
             }
         }
-        let route: Vec<_> = names.iter().filter_map(|name| self.0.get(*name)).flat_map(|pool| tier(pool, now)).collect();
-        if route.is_empty() {
-            return Err(Failure::new(Code::DownloadProxyFailed, "every proxy endpoint rests after failures"));
+        let pools = || names.iter().filter_map(|name| self.0.get(*name));
+        let route: Vec<_> = pools().flat_map(|pool| tier(pool, now)).collect();
+        if !route.is_empty() {
+            return Ok(route);
         }
-        Ok(route)
+        // All of them rest: the one that has rested enough first is asked all the same, and what it says is the reason that people see.
+        let first = pools().flat_map(|pool| &pool.endpoints).min_by_key(|endpoint| endpoint.rests_until(now));
+        first
+            .map(|endpoint| vec![endpoint.clone()])
+            .ok_or_else(|| Failure::new(Code::DownloadProxyFailed, "the proxy pools have no endpoint"))
     }
 }
 
@@ -212,14 +220,20 @@ mod tests {
     #[test]
     fn failing_endpoints_rest_longer_each_time() {
         let pools = pools(&[("a", &["http://one:1", "http://two:2"], &[])]);
-        let now = Instant::now();
+        let mut now = Instant::now();
         let one = pools.0["a"].endpoints[0].clone();
         for rest in [1, 2, 4] {
             one.failed(now);
+            one.failed(now);
             assert_eq!(labels(&pools, "a", now), ["http://two:2"]);
             assert_eq!(one.rests_until(now), Some(now + Duration::from_secs(rest)));
+            now += Duration::from_secs(rest);
         }
-        assert_eq!(labels(&pools, "a", now + Duration::from_secs(5)).len(), 2);
+        assert_eq!(labels(&pools, "a", now).len(), 2);
+        // When all rest, the one that is ready first is asked.
+        pools.0["a"].endpoints[1].failed(now);
+        one.failed(now);
+        assert_eq!(labels(&pools, "a", now), ["http://two:2"]);
         one.worked();
         assert_eq!(labels(&pools, "a", now).len(), 2);
     }

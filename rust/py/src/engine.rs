@@ -158,7 +158,9 @@ impl Engine {
         let timeout = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::from_secs(5));
         py.detach(|| {
             let taken = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(engine) = taken {
+            if self.guard.is_foreign() {
+                std::mem::forget(taken);
+            } else if let Some(engine) = taken {
                 engine.begin_close();
                 engine.close(timeout);
             }
@@ -176,6 +178,15 @@ impl Engine {
 pub fn fetch_defaults(py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
     let json = serde_json::to_vec(&FetchConfig::default()).map_err(CoreError::invalid)?;
     Ok(PyBytes::new(py, &json))
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // After a fork its threads are the parent's: waiting for them would never end.
+        if self.guard.is_foreign() {
+            std::mem::forget(self.engine.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        }
+    }
 }
 
 /// An obstore store, made again inside this module from its own settings.

@@ -13,9 +13,14 @@ impl Guard {
         Self(std::process::id())
     }
 
+    /// Whether this is another process.
+    pub fn is_foreign(&self) -> bool {
+        self.0 != std::process::id()
+    }
+
     /// An error in any other process.
     pub fn check(&self, what: &str) -> PyResult<()> {
-        if self.0 == std::process::id() {
+        if !self.is_foreign() {
             return Ok(());
         }
         let message = format!("this {what} was made before fork(); make a new one in the child, or start children by spawn or exec");

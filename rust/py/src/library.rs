@@ -31,6 +31,8 @@ struct Task {
     bucket: Option<String>,
     key_prefix: Option<String>,
     metadata: BTreeMap<String, String>,
+    /// Unix milliseconds; 0 for none.
+    deadline: u64,
 }
 
 impl<'de> Deserialize<'de> for Given {
@@ -84,6 +86,7 @@ impl Task {
             storage_hint: Some(hint),
             attributes,
             resource_index: index,
+            deadline_ms: self.deadline,
             ..DownloadTask::default()
         };
         Submission { token: u64::from(index), task }

@@ -73,7 +73,8 @@ pub async fn receive(
             },
             Err(failure) => break failure,
         };
-        attempt.patience.progress(data.len() as u64);
+        let size = data.len();
+        attempt.patience.progress(size as u64);
         transfer.push(data);
         if transfer.partial.received > max {
             return Err(too_large(transfer.partial.received));
@@ -82,6 +83,12 @@ pub async fn receive(
             let waited = Instant::now();
             transfer.flush(&attempt.core.memory, attempt.profile.sizes).await?;
             attempt.patience.excuse(waited.elapsed());
+        }
+        if let Some(pace) = &attempt.profile.pace {
+            let until = pace.book(size, tokio::time::Instant::now());
+            if let Err(failure) = attempt.patience.pause(until).await {
+                break failure;
+            }
         }
         // Ten million one-byte chunks may not keep the others from running.
         tokio::task::coop::consume_budget().await;

@@ -76,6 +76,14 @@ impl<'a> Patience<'a> {
         }
     }
 
+    /// Waits on our own account, which does not count against the origin; but the attempt's end comes all the same.
+    pub async fn pause(&mut self, until: Instant) -> Result<(), Failure> {
+        let started = Instant::now();
+        sleep_until(self.limits.end.map_or(until, |(end, _)| end.min(until))).await;
+        self.excuse(started.elapsed());
+        self.verdict(Instant::now()).map_or(Ok(()), Err)
+    }
+
     fn next(&self) -> Instant {
         let window = self.window.map(|(start, _)| start + self.limits.read);
         let end = self.limits.end.map(|(end, _)| end);
@@ -164,6 +172,22 @@ mod tests {
         let limits = Limits { end: Some((Instant::now() + Duration::from_secs(3), true)), ..limits(100, None, 0) };
         let mut patience = Patience::new(limits, &mut timer);
         assert_eq!(fails_after(&mut patience).await, (Code::DownloadExpired, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn our_own_pauses_count_only_against_the_end() {
+        let mut timer = Timer::new();
+        let mut patience = Patience::new(limits(10, Some(100), 50), &mut timer);
+        patience.begin_body();
+        let in_a_minute = Instant::now() + Duration::from_secs(60);
+        assert!(patience.pause(in_a_minute).await.is_ok());
+        assert_eq!(Instant::now(), in_a_minute);
+        let failure = patience.pause(in_a_minute + Duration::from_secs(60)).await.unwrap_err();
+        assert_eq!((failure.code, in_a_minute.elapsed().as_secs()), (Code::DownloadTimeout, 40));
+        let mut timer = Timer::new();
+        let mut patience = Patience::new(limits(10, None, 0), &mut timer);
+        assert!(patience.pause(Instant::now() + Duration::from_secs(60)).await.is_ok());
+        assert_eq!(fails_after(&mut patience).await, (Code::DownloadTimeout, 10));
     }
 
     #[tokio::test(start_paused = true)]

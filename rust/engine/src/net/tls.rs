@@ -22,7 +22,9 @@ pub fn client(fetch: &FetchConfig) -> Result<Arc<ClientConfig>, EngineError> {
     } else {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))).with_no_client_auth()
     };
-    config.alpn_protocols = if fetch.http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    // On a shared connection a transfer that is made to wait would hold up the others.
+    let http2 = fetch.http2 && fetch.limit_rate == 0;
+    config.alpn_protocols = if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
     Ok(Arc::new(config))
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from img2dataset import download  # type: ignore[import-untyped]
+from img2dataset import download
 
 PROCESSES = 2
 

@@ -12,7 +12,7 @@ from scrapy.crawler import CrawlerProcess
 BATCH = 1000
 
 
-class Files(scrapy.Spider):
+class Files(scrapy.Spider):  # type: ignore[misc]  # it is of no type where Scrapy is not installed
     """Yields items of URLs; the pipeline downloads them."""
 
     name = "files"
