@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from fetchbox.fetch import batches
+from fetchbox.library import batches
 
 
 def main(url_list: str, endpoint: str, bucket: str, concurrency: int) -> int:
