@@ -18,12 +18,11 @@ CHUNK = 1000
 AHEAD = 10_000
 WAIT_MS = 1000
 CLOSE_SECONDS = 10.0
-UNLIMITED_RATE = 1_000_000
 
 
 def run(urls: list[str], out: str, concurrency: int) -> int:
     """Downloads every URL below `out`; returns how many outcomes came."""
-    limits = {"per_host_concurrency": concurrency, "per_host_rate": UNLIMITED_RATE, "allow_networks": ["127.0.0.0/8"]}
+    limits = {"per_host_concurrency": concurrency, "allow_networks": ["127.0.0.0/8"]}
     options = engine_options(load_library(config={"fetch": limits}, concurrency=concurrency), library=True)
     options["storage"]["url"] = Path(out).resolve().as_uri()
     engine = Engine(orjson.dumps(options))

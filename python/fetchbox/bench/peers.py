@@ -99,9 +99,7 @@ def fetchbox_peer(python: str = sys.executable, *, per_host: bool = True) -> Pee
         return [python, "-m", "fetchbox.cli", "get", "-i", str(job.url_list), "-o", str(job.out), "-j", str(job.concurrency), "-q", *extra]
 
     def env(job: Job) -> dict[str, str]:
-        return (
-            {"FETCHBOX__FETCH__PER_HOST_CONCURRENCY": str(job.concurrency), "FETCHBOX__FETCH__PER_HOST_RATE": "1000000"} if per_host else {}
-        )
+        return {"FETCHBOX__FETCH__PER_HOST_CONCURRENCY": str(job.concurrency)} if per_host else {}
 
     return Peer("fetchbox get", command, lambda: None, _count_objects, env)
 

@@ -41,7 +41,7 @@ def bench_service(*, workers: int, api_processes: int = 1, disk: Path | None = N
         fixed: dict[str, dict[str, Any]] = {
             "server": {"rate_limit": "1000000/s"},
             "storage": {"url": store.as_uri()},
-            "fetch": {"per_host_concurrency": 64, "per_host_rate": 1_000_000, "allow_networks": ["127.0.0.0/8"]},
+            "fetch": {"per_host_concurrency": 64, "allow_networks": ["127.0.0.0/8"]},
         }
         merged = {section: {**fixed.get(section, {}), **config.get(section, {})} for section in fixed | config}
         service = stack.enter_context(running_service(ledger, workers=workers, api_processes=api_processes, **merged))
