@@ -158,7 +158,7 @@ def main() -> int:
     with server(trickle) as slow_port, server(silence) as bad_port, static_origin(Files(STATIC_FILES, 10 << 10)) as origin:
         for number in range(rounds):
             slow.append(run_child("slow", slow_port, SLOW_ORIGINS // scale))
-            short.append(run_child("input", origin.base_url, 5000 // scale))
+            short.append(run_child("input", origin.base_url, 20_000 // scale))
             long.append(run_child("input", origin.base_url, 50_000 // scale))
             pair = [run_child("mixed", origin.base_url, bad, 20_000 // scale) for bad in ("none", bad_port)]
             mixed.append(pair)
@@ -176,7 +176,7 @@ def main() -> int:
             "rounds": rounds,
         },
         {
-            "case": f"{50_000 // scale:,} URLs of a generator: peak beyond that of {5000 // scale:,}",
+            "case": f"{50_000 // scale:,} URLs of a generator: peak beyond that of {20_000 // scale:,}",
             "value": f"{growth / 2**20:.1f} MiB",
             "aim": "flat",
             "detail": f"peak {max(each['peak'] for each in long) / 2**20:.0f} MiB",

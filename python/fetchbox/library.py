@@ -196,7 +196,6 @@ class Engine:
         # The same input finds its objects again, and two runs into one directory do not meet by their counting.
         self._named = self._options["storage"].get("key_template") is None
         self._chunk = min(CHUNK, max(int(self._options["concurrency"]), 1))
-        self._ahead_limit = min(AHEAD_LIMIT, max(8 * int(self._options["concurrency"]), 2 * self._chunk))
         self._ahead = 0
         self._next_index = 0
         self._busy = False
@@ -288,8 +287,9 @@ class Engine:
 
     @property
     def _wants_more(self) -> bool:
-        """Whether another chunk stays within the limit ahead. Idle engines are fed first; beyond that a few rounds of work are enough."""
-        return self._ahead + self._chunk <= self._ahead_limit
+        """Whether another chunk stays within the limit ahead. It is as large as promised: tasks of bad hosts wait in it for their time, and
+        those of good ones have to find room beside them."""
+        return self._ahead + self._chunk <= AHEAD_LIMIT
 
     @property
     def _next_chunk(self) -> int:
