@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fetchbox._core import Outcome, OutcomeBatch
     from fetchbox.manifest import DownloadTask
 
+    Make = Callable[[Item, int, str | None], DownloadTask | str]
+
 app = typer.Typer(add_completion=False)
 
 PROXY_POOL = "get"
@@ -176,7 +178,7 @@ class _Run:
     def go(
         self,
         items: Iterator[Item | Pause],
-        make: Callable[[Item, int, str | None], DownloadTask],
+        make: Make,
         existing: Callable[[str], Found | None] | None,
     ) -> None:
         """Downloads everything and sets `status`."""
@@ -212,9 +214,9 @@ class _Run:
     def _feed(
         self,
         items: Iterator[Item | Pause],
-        make: Callable[[Item, int, str | None], DownloadTask],
+        make: Make,
         existing: Callable[[str], Found | None] | None,
-    ) -> Iterator[DownloadTask | Pause]:
+    ) -> Iterator[DownloadTask | str | Pause]:
         sent = 0
         place = -1
         # Without a reason to know the name here the library gives the same one, for less.
@@ -315,11 +317,13 @@ def _items(urls: list[str] | tuple[()], sources: list[Source]) -> Iterator[Item 
         yield from source.items()
 
 
-def _tasks(headers: dict[str, str], pool: str | None) -> Callable[[Item, int, str | None], DownloadTask]:
+def _tasks(headers: dict[str, str], pool: str | None) -> Make:
     from fetchbox.manifest import DownloadTask
 
-    def make(item: Item, place: int, key: str | None) -> DownloadTask:
+    def make(item: Item, place: int, key: str | None) -> DownloadTask | str:
         both = {**headers, **item.headers} if item.headers else headers
+        if key is None and item.id is None and pool is None and item.deadline is None and not both and not item.tags:
+            return item.url
         # Named here: then its place may be another than the library counts. Named there: by the id that the input gave, if it gave one.
         name = item.id or (None if key is None else str(place))
         tags = dict(item.tags) if item.tags else {}
