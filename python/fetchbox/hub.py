@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from fetchbox._core import CoreError, Hub
-from fetchbox.config import Config, hub_options
+from fetchbox.config import Config, hub_options, hub_storage
 from fetchbox.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 async def run(config: Config, control: Control) -> int:
     """Serves the ledger and the streams; the exit code. A failed commit ends the process from inside the native module."""
     try:
-        hub = await asyncio.to_thread(Hub, orjson.dumps(hub_options(config)))
+        storage = hub_storage(config)
+        hub = await asyncio.to_thread(Hub, orjson.dumps(hub_options(config)), None if storage is None else orjson.dumps(storage))
     except CoreError as error:
         raise ConfigError.single("hub.path", error.message) from error
     control.add_metrics(hub.metrics)

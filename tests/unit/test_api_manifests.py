@@ -67,6 +67,21 @@ async def test_an_unknown_outcome_keeps_the_manifest_for_the_retry(
     assert ingress.core.contexts[-1]["job_id"] in next(iter(stored(store)))
 
 
+async def test_the_hub_knows_of_a_manifest_before_it_is_stored_also_without_a_key(ingress: Ingress) -> None:
+    await ingress.post()
+    await ingress.post(Idempotency_Key="k")
+    first, second = ingress.hub.called("reserve")
+    assert (first["key"], second["key"]) == ("\0" + first["job_id"], "k")
+    assert first["stores_manifest"]
+    assert second["stores_manifest"]
+    assert [facts["stores_manifest"] for facts in ingress.hub.called("accept")] == [True, True]
+    assert [facts["rate_limit"] for facts in ingress.hub.called("accept")] == [None, None], "a reservation has been counted already"
+    local = Ingress()
+    await local.post()
+    assert local.hub.called("reserve") == []
+    assert not local.hub.called("accept")[0]["stores_manifest"]
+
+
 async def test_a_repeated_post_stores_nothing_more(ingress: Ingress, store: MemoryStore) -> None:
     first = await ingress.post(Idempotency_Key="k")
     second = await ingress.post(Idempotency_Key="k")

@@ -12,6 +12,7 @@ from fetchbox.config import (
     from_child_json,
     hub_options,
     hub_socket,
+    hub_storage,
     hub_url,
     load,
     load_library,
@@ -76,6 +77,21 @@ def test_the_hub_gets_its_paths_and_the_local_stores_root(tmp_path: Path) -> Non
     assert options["retention"]["job_ttl"] == 2_592_000.0
     assert "token" not in options
     assert "store_root" not in hub_options(load(env={}, overrides=RICH))
+
+
+def test_the_hub_knows_where_objects_lie_and_how_to_reach_a_store_that_is_not_local() -> None:
+    local = load(env={}, overrides={"ledger": {"collect_after": "5m"}, "storage": {"key_template": "{job_id}/{index}"}})
+    keeping = hub_options(local)["keeping"]
+    assert (keeping["collect_after"], keeping["sweep_after"], keeping["uploads_after"]) == (300.0, 900.0, 86400.0)
+    assert (keeping["key_template"], keeping["key_templates"], keeping["buckets"]) == ("{job_id}/{index}", {}, [])
+    assert hub_storage(local) is None
+    kinds = {"g": {"storage": {"bucket": "other", "key_template": "g/{job_id}/{index}"}}}
+    remote = load(env={}, overrides={**RICH, "job_types": kinds})
+    keeping = hub_options(remote)["keeping"]
+    assert (keeping["key_templates"], keeping["buckets"]) == ({"g": "g/{job_id}/{index}"}, ["other"])
+    storage = hub_storage(remote)
+    assert storage is not None
+    assert (storage["storage"]["secret_access_key"], storage["buckets"]) == ("b", ["other"])
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,26 @@ SCHEMAS: Node = {
         required=("index", "state"),
     ),
     "ResourcePage": _page("resources", "Outcome"),
-    "Receipt": _object({"job_id": _TEXT}, required=("job_id",)),
+    "Receipt": _object(
+        {
+            "job": {"$ref": "#/components/schemas/Job"},
+            "conservation": _object(
+                {
+                    "total": {**_COUNT, "description": "Resources accepted."},
+                    "settled": _COUNT,
+                    "pending": _COUNT,
+                    "listed": _object(dict.fromkeys(RESOURCE_STATES, _COUNT), required=RESOURCE_STATES),
+                    "holds": {
+                        "type": "boolean",
+                        "description": "Whether total = pending + settled, and what is listed below is what the job counts.",
+                    },
+                },
+                required=("total", "settled", "pending", "listed", "holds"),
+            ),
+            "resources": {"type": "array", "items": {"$ref": "#/components/schemas/Outcome"}},
+        },
+        required=("job", "conservation", "resources"),
+    ),
     "DeadLetter": _object({"job_id": _TEXT, "resource_id": _TEXT, "code": _TEXT}, required=("job_id", "resource_id", "code")),
     "DeadLetterPage": _page("entries", "DeadLetter"),
     "Replay": _object(

@@ -29,6 +29,9 @@ INLINE_BYTES = 64 << 10
 """Bodies up to this are compiled on the loop: a fraction of a millisecond, less than handing them to a thread costs in latency. Larger
 ones would hold up others."""
 
+OWN_KEY = "\0"
+"""What our own keys begin with; a caller's are printable."""
+
 MAX_KEY = 255
 """Characters of an idempotency key."""
 
@@ -69,9 +72,17 @@ class Post:
             }
         )
 
+    @property
+    def stores_manifest(self) -> bool:
+        """Whether the manifest is an object that this process stores before the job is accepted. The hub must know of it then, should the
+        accept never come."""
+        return not self.settings.manifests.local
+
     def reservation(self) -> dict[str, Any] | None:
-        """The key and the body it stands for."""
-        return None if self.key is None else {"key": self.key, "body_sha256": self.digest}
+        """The key and the body it stands for; a key of our own for a post without one that stores its manifest."""
+        if self.key is not None:
+            return {"key": self.key, "body_sha256": self.digest}
+        return {"key": OWN_KEY + self.job_id, "body_sha256": ""} if self.stores_manifest else None
 
 
 class Submit:
@@ -169,17 +180,18 @@ class Submit:
             return await reserved.finish(batch, orjson.loads(batch.facts()))
 
     async def _reserve(self, post: Post) -> tuple[Post, dict[str, Any] | None]:
-        """Reserves the key, if there is one: the post under its job id, or the reply of the earlier job."""
-        if post.key is None:
+        """Reserves the key, also one of our own if the manifest is stored first: the post under its id, or the reply of the earlier job."""
+        reservation = post.reservation()
+        if reservation is None:
             return post, None
         answer = await self._service.hub.reserve(
             {
+                **reservation,
                 "tenant": post.tenant,
                 "job_type": post.job_type.name,
-                "key": post.key,
-                "body_sha256": post.digest,
                 "job_id": post.job_id,
                 "rate_limit": post.settings.rate_limit,
+                "stores_manifest": post.stores_manifest,
             }
         )
         if answer.get("accepted"):
@@ -227,7 +239,7 @@ class _Reserved:
             self._stored = True
             await manifests.put(post.manifest_key, post.body)
         try:
-            known = accept_facts(post, batch, facts, reserved=post.key is not None)
+            known = accept_facts(post, batch, facts, reserved=post.reservation() is not None)
             reply = await self._service.hub.accept(known, batch, post.body if manifests.local else None)
         except Refused:
             raise
@@ -245,10 +257,12 @@ class _Reserved:
         post = self._post
         if post.key is None:
             await self._discard()
-        else:
+        # Of a manifest that stays the hub knows from here on that it may go.
+        reservation = post.reservation()
+        if reservation is not None:
             try:
                 await self._service.hub.release(
-                    {"tenant": post.tenant, "job_type": post.job_type.name, "key": post.key, "job_id": post.job_id}
+                    {"tenant": post.tenant, "job_type": post.job_type.name, "key": reservation["key"], "job_id": post.job_id}
                 )
             except (HubUnavailable, Refused) as failure:
                 # The hub lets go of it when this connection ends, and a retry takes it over before that.
@@ -276,6 +290,7 @@ def accept_facts(post: Post, batch: Tasks, facts: Mapping[str, Any], *, reserved
         "reservation": post.reservation(),
         # A reservation has been counted already, when it was made.
         "rate_limit": None if reserved else post.settings.rate_limit,
+        "stores_manifest": post.stores_manifest,
     }
 
 

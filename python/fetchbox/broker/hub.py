@@ -15,6 +15,8 @@ from fetchbox.errors import HubUnavailable, Refused
 
 CALL_TIMEOUT = 30.0
 """Seconds that a call may take; the hub commits in milliseconds, so a longer wait means that it is in trouble."""
+LEDGER_TIMEOUT = 600.0
+"""The same for work on the whole ledger or the store."""
 
 
 def hub_client_options(config: Config, name: str, role: str) -> bytes:
@@ -47,6 +49,10 @@ class HubConnection:
     async def query(self, name: str, params: dict[str, Any], *, timeout: float = CALL_TIMEOUT) -> bytes:
         """A question to the ledger; the answer is ready JSON."""
         return await self._call(self._client.query(name, orjson.dumps(params)), timeout)  # type: ignore[no-any-return]
+
+    async def ledger(self, name: str, params: dict[str, Any], *, timeout: float = LEDGER_TIMEOUT) -> bytes:
+        """Has the ledger or the store looked after; an operator's connection only. The answer is ready JSON."""
+        return await self._call(self._client.ledger(name, orjson.dumps(params)), timeout)  # type: ignore[no-any-return]
 
     async def reserve(self, request: dict[str, Any]) -> dict[str, Any]:
         """Reserves an idempotency key; waits while a live post holds it."""

@@ -1,4 +1,4 @@
-"""`fetchbox jobs list|show|resources|logs|cancel`."""
+"""`fetchbox jobs list|show|resources|receipt|logs|cancel`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ LimitOption = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="A
 
 SETTLED = frozenset({"completed", "partial", "failed", "cancelled"})
 """States of a job in which nothing is pending."""
+
+STATES = ("pending", "stored", "reused", "filtered", "failed", "cancelled")
+"""States of a resource, in the order of a receipt's sum."""
 
 IDLE = 1.0
 """Seconds without a line after which a log that still grows is taken to be at its end, without -f."""
@@ -111,6 +114,25 @@ def _resource_row(resource: Mapping[str, Any]) -> tuple[object, ...]:
         get("url"),
         get("storage_url"),
     )
+
+
+@app.command()
+def receipt(
+    context: typer.Context, job_id: IdArgument, server: ServerOption = None, as_json: JsonOption = False, config: ConfigOption = None
+) -> int:
+    """Show a job's receipt: the sum that must hold, and every outcome. 1 when it does not hold."""
+    with _open(context, config, server) as remote:
+        found = remote.call("GET", f"/operators/jobs/{quote(job_id, safe='')}/receipt")
+    sums = found["conservation"]
+    if as_json:
+        emit_json(found)
+    else:
+        for resource in found["resources"]:
+            proof = resource["sha256"] or resource["code"] or ""
+            emit("\t".join((clean(resource["id"]), resource["state"], proof, clean(resource["storage_url"]))))
+        parts = " + ".join(f"{sums['listed'].get(state, 0)} {state}" for state in STATES)
+        emit(f"{found['job']['job_id']}: {sums['total']} accepted = {parts}" + ("" if sums["holds"] else ": THE SUM DOES NOT HOLD"))
+    return 0 if sums["holds"] else 1
 
 
 @app.command()

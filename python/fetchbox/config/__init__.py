@@ -5,8 +5,8 @@ from fetchbox.config.describe import Setting, describe
 from fetchbox.config.fetching import Auth, Fetch, JobStorage, JobType, Proxy, ProxyChoice, ProxyPool, Storage
 from fetchbox.config.layers import find_file, variable_name
 from fetchbox.config.load import load, load_library
-from fetchbox.config.models import Broker, Callbacks, Client, Config, Hub, Retention, Server, Tasks, Telemetry, Worker
-from fetchbox.config.wire import engine_options, from_child_json, hub_options, hub_socket, hub_url, to_child_json
+from fetchbox.config.models import Broker, Callbacks, Client, Config, Hub, Ledger, Retention, Server, Tasks, Telemetry, Worker
+from fetchbox.config.wire import engine_options, from_child_json, hub_options, hub_socket, hub_storage, hub_url, to_child_json
 
 __all__ = [
     "Auth",
@@ -18,6 +18,7 @@ __all__ = [
     "Hub",
     "JobStorage",
     "JobType",
+    "Ledger",
     "Proxy",
     "ProxyChoice",
     "ProxyPool",
@@ -36,6 +37,7 @@ __all__ = [
     "from_child_json",
     "hub_options",
     "hub_socket",
+    "hub_storage",
     "hub_url",
     "is_loopback",
     "load",

@@ -118,6 +118,20 @@ class Retention(Section):
     """Size of each topic, from which on the oldest consumed records go first."""
 
 
+class Ledger(Section):
+    """How ledger and store keep themselves in order (docs/ledger.md)."""
+
+    sweep_after: DurationOrZero = 900.0
+    """A job that nothing has changed for so long is examined for tasks that were lost; 0 for never."""
+    collect_every: DurationOrZero = 60.0
+    """How often objects that nobody owns are removed; 0 for only by `fetchbox ledger collect`."""
+    collect_after: Duration = 900.0
+    """How long after a job settled it is looked at for such objects, and how old a manifest without a job must be. A post that takes
+    longer is refused."""
+    abort_uploads_after: Duration = 86400.0
+    """Age from which an unfinished multipart upload is aborted even when its job is not known to be settled."""
+
+
 class Callbacks(Section):
     """Webhooks of settled jobs."""
 
@@ -166,6 +180,7 @@ class Config(Section):
     job_types: dict[Name, JobType] = {}
     proxy: Proxy = Proxy()
     retention: Retention = Retention()
+    ledger: Ledger = Ledger()
     callbacks: Callbacks = Callbacks()
     telemetry: Telemetry = Telemetry()
     client: Client = Client()

@@ -109,8 +109,33 @@ def hub_options(config: Config) -> dict[str, Any]:
         "listen": hub.listen,
         "tls_cert": hub.tls_cert,
         "tls_key": hub.tls_key,
+        "keeping": _keeping(config),
     }
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _keeping(config: Config) -> dict[str, Any]:
+    templates = {name: kind.storage.key_template for name, kind in config.job_types.items() if kind.storage.key_template is not None}
+    return {
+        "sweep_after": config.ledger.sweep_after,
+        "collect_every": config.ledger.collect_every,
+        "collect_after": config.ledger.collect_after,
+        "uploads_after": config.ledger.abort_uploads_after,
+        "key_template": config.storage.key_template,
+        "key_templates": templates,
+        "buckets": _buckets(config),
+    }
+
+
+def _buckets(config: Config) -> list[str]:
+    return sorted({kind.storage.bucket for kind in config.job_types.values() if kind.storage.bucket})
+
+
+def hub_storage(config: Config) -> dict[str, Any] | None:
+    """How the hub reaches the store to keep it in order; None for a local one, which it knows by its root."""
+    if urlsplit(config.storage.url).scheme == "file":
+        return None
+    return {"storage": _plain(config.storage.model_dump()), "buckets": _buckets(config)}
 
 
 def hub_socket(config: Config) -> str:

@@ -33,3 +33,4 @@ pub use address::{AddressPolicy, classify};
 pub use api::{EngineError, FailedAttempt, Finished, FinishedKind, Stats, Submission};
 pub use config::{AuthConfig, EngineConfig, FetchConfig, JobStorageConfig, JobTypeConfig, ProxyChoice, ProxyPoolConfig, StorageConfig};
 pub use engine::Engine;
+pub use store::housekeeper::{Housekeeper, Place, Upload};

@@ -22,8 +22,10 @@ use local::LocalStore;
 use remote::{Cleanups, Remote};
 
 pub mod durable;
+pub mod housekeeper;
 pub mod local;
 pub mod remote;
+mod uploads;
 
 /// One store, local or remote.
 #[derive(Clone)]
@@ -118,39 +120,53 @@ fn open_one(
     Ok(Store::Remote(Arc::new(Remote::new(store, prefix, cleanups.clone())), base.into()))
 }
 
-fn remote_store(scheme: &str, bucket: &str, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>, EngineError> {
-    let retry = RetryConfig {
+fn retry_options(config: &StorageConfig) -> RetryConfig {
+    RetryConfig {
         backoff: BackoffConfig::default(),
         max_retries: config.max_attempts.saturating_sub(1) as usize,
         retry_timeout: std::time::Duration::from_secs(60),
-    };
-    let client = ClientOptions::new()
+    }
+}
+
+fn client_options(config: &StorageConfig) -> ClientOptions {
+    ClientOptions::new()
         .with_allow_http(config.allow_http)
         .with_connect_timeout(std::time::Duration::from_secs(10))
-        .with_timeout(std::time::Duration::from_secs(120));
-    let failed = |error: object_store::Error| EngineError::Store(error.to_string());
-    let unknown = |key: &str| EngineError::Config(format!("storage.options: {key:?} is not known for {scheme}"));
-    Ok(match scheme {
-        "s3" | "s3a" => {
-            let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client);
-            builder = builder.with_virtual_hosted_style_request(config.virtual_hosted_style).with_allow_http(config.allow_http);
-            let known = [
-                (AmazonS3ConfigKey::Endpoint, &config.endpoint),
-                (AmazonS3ConfigKey::Region, &config.region),
-                (AmazonS3ConfigKey::AccessKeyId, &config.access_key_id),
-                (AmazonS3ConfigKey::SecretAccessKey, &config.secret_access_key),
-                (AmazonS3ConfigKey::Token, &config.session_token),
-            ];
-            for (key, value) in known {
-                if let Some(value) = value {
-                    builder = builder.with_config(key, value);
-                }
-            }
-            for (key, value) in &config.options {
-                builder = builder.with_config(key.parse().map_err(|_| unknown(key))?, value);
-            }
-            Arc::new(builder.build().map_err(failed)?)
+        .with_timeout(std::time::Duration::from_secs(120))
+}
+
+fn unknown_option(scheme: &str, key: &str) -> EngineError {
+    EngineError::Config(format!("storage.options: {key:?} is not known for {scheme}"))
+}
+
+fn s3_builder(bucket: &str, config: &StorageConfig) -> Result<AmazonS3Builder, EngineError> {
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+    builder = builder.with_retry(retry_options(config)).with_client_options(client_options(config));
+    builder = builder.with_virtual_hosted_style_request(config.virtual_hosted_style).with_allow_http(config.allow_http);
+    let known = [
+        (AmazonS3ConfigKey::Endpoint, &config.endpoint),
+        (AmazonS3ConfigKey::Region, &config.region),
+        (AmazonS3ConfigKey::AccessKeyId, &config.access_key_id),
+        (AmazonS3ConfigKey::SecretAccessKey, &config.secret_access_key),
+        (AmazonS3ConfigKey::Token, &config.session_token),
+    ];
+    for (key, value) in known {
+        if let Some(value) = value {
+            builder = builder.with_config(key, value);
         }
+    }
+    for (key, value) in &config.options {
+        builder = builder.with_config(key.parse().map_err(|_| unknown_option("s3", key))?, value);
+    }
+    Ok(builder)
+}
+
+fn remote_store(scheme: &str, bucket: &str, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>, EngineError> {
+    let (retry, client) = (retry_options(config), client_options(config));
+    let failed = |error: object_store::Error| EngineError::Store(error.to_string());
+    let unknown = |key: &str| unknown_option(scheme, key);
+    Ok(match scheme {
+        "s3" | "s3a" => Arc::new(s3_builder(bucket, config)?.build().map_err(failed)?),
         "gs" => {
             let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client);
             if let Some(endpoint) = &config.endpoint {

@@ -13,7 +13,7 @@ use crate::error::HubError;
 use crate::frame::{AcceptReply, AcceptRequest, JobFacts, RateLimit};
 use crate::job::{Counts, JobId, JobRecord, TaskSpan, id_text, parse_id};
 use crate::keys;
-use crate::reserve::{Reserved, check_body};
+use crate::reserve::{OWN_KEY, Reserved, check_body};
 use crate::stage::Touched;
 use crate::writer::Writer;
 
@@ -44,6 +44,7 @@ impl Writer {
         let id = self.check(&request)?;
         let facts = &request.facts;
         let key = facts.reservation.as_ref().map(|r| keys::reservation(&facts.tenant, &facts.job_type, &r.key));
+        let mut held = false;
         if let (Some(key), Some(reservation)) = (&key, &facts.reservation)
             && let Some(reserved) = self.reserved(key)?
         {
@@ -51,12 +52,16 @@ impl Writer {
             if reserved.accepted {
                 return self.earlier(&reserved.id());
             }
+            held = reserved.id() == id;
         }
         if let Some(job) = self.job(&id)? {
             if job.record.facts.tenant != facts.tenant || job.record.facts.job_type != facts.job_type {
                 return Err(HubError::Invalid(format!("job {} belongs to somebody else", facts.job_id)));
             }
             return self.earlier(&id);
+        }
+        if facts.stores_manifest && !held {
+            return Err(HubError::refused("HUB_UNAVAILABLE", "the post took so long that it was given up").after_ms(1000));
         }
         self.core.check_store_space()?;
         if self.core.config.broker == Broker::External && self.outbox_bytes >= self.core.config.outbox_max_bytes {
@@ -116,6 +121,14 @@ impl Writer {
         facts.rate_limit = None;
         facts.job_id = id_text(&id);
         let answer = reply(&facts, true);
+        if std::mem::take(&mut facts.stores_manifest) {
+            self.stage.delete(Space::Index, keys::intent(&id));
+        }
+        let mut reservation = reservation;
+        if let Some(key) = reservation.take_if(|_| reserved.as_ref().is_some_and(|reserved| reserved.key.starts_with(OWN_KEY))) {
+            // Nobody can ask with this key again.
+            self.stage.delete(Space::Index, key);
+        }
         if let (Some(key), Some(reserved)) = (&reservation, reserved) {
             let accepted = Reserved { job: id.to_vec(), body_sha256: reserved.body_sha256, accepted: true, created_ms: now_ms };
             self.stage.put(Space::Index, key.clone(), accepted.encode_to_vec());

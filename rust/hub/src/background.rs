@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::core::Core;
 use crate::error::HubError;
+use crate::keep;
 use crate::manifests;
 use crate::retention::Retainer;
 use crate::retry_mover::Mover;
@@ -72,8 +73,8 @@ impl Core {
 pub type Work = fn(&Arc<Core>);
 
 /// The threads by name.
-pub fn tasks() -> [(&'static str, Work); 2] {
-    [("hub-upkeep", upkeep), ("hub-manifests", manifests::run)]
+pub fn tasks() -> [(&'static str, Work); 3] {
+    [("hub-upkeep", upkeep), ("hub-manifests", manifests::run), ("hub-keeper", keep::run)]
 }
 
 fn upkeep(core: &Arc<Core>) {

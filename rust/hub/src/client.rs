@@ -19,6 +19,8 @@ use crate::frame::*;
 
 /// How long a call may take unless it says otherwise.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// Looking after a large ledger or a slow store takes its time.
+const LEDGER_LIMIT: Duration = Duration::from_secs(600);
 /// What a long poll gets on top of its own waiting time.
 const POLL_SLACK: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(25);
@@ -173,6 +175,12 @@ impl HubClient {
     pub async fn query(&self, name: &str, params: Bytes) -> Result<Bytes, HubError> {
         let request = QueryRequest { name: name.to_owned(), params };
         self.call::<BytesReply>(Op::Query, &request, CALL_LIMIT).await.map(|reply| reply.body)
+    }
+
+    /// Has the ledger or the store looked after; like [`HubClient::query`], and may take long.
+    pub async fn ledger(&self, name: &str, params: Bytes) -> Result<Bytes, HubError> {
+        let request = QueryRequest { name: name.to_owned(), params };
+        self.call::<BytesReply>(Op::Ledger, &request, LEDGER_LIMIT).await.map(|reply| reply.body)
     }
 
     /// What waits to be published to an external broker; a long poll.

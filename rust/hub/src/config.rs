@@ -1,5 +1,6 @@
 //! The hub's configuration, as the supervisor hands it over.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use fetchbox_model::stream::Topic;
@@ -73,6 +74,40 @@ impl Retention {
     }
 }
 
+/// How ledger and store are kept in order; seconds. 0 turns a thing off, except `collect_after`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keeping {
+    /// A job that nothing has changed for so long is examined for lost tasks, s.
+    pub sweep_after: f64,
+    /// How often objects that nobody owns are removed, s.
+    pub collect_every: f64,
+    /// How long after it settled a job is looked at for such objects, and after its beginning a post that was never accepted, s.
+    pub collect_after: f64,
+    /// Unfinished uploads that are older are ended, s.
+    pub uploads_after: f64,
+    /// Where objects lie, when not in the default place.
+    pub key_template: Option<String>,
+    /// The same of job types.
+    pub key_templates: BTreeMap<String, String>,
+    /// Buckets of job types.
+    pub buckets: Vec<String>,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self {
+            sweep_after: 900.0,
+            collect_every: 60.0,
+            collect_after: 900.0,
+            uploads_after: 86_400.0,
+            key_template: None,
+            key_templates: BTreeMap::new(),
+            buckets: Vec::new(),
+        }
+    }
+}
+
 /// Everything the hub needs to know.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +143,9 @@ pub struct HubConfig {
     /// Bytes of the file system that are kept free: below it accepts and appends are refused. `None`: 2 % of it, at most 64 MiB.
     #[serde(default)]
     pub reserve_bytes: Option<u64>,
+    /// How ledger and store are kept in order.
+    #[serde(default)]
+    pub keeping: Keeping,
 }
 
 fn sync() -> Durability {
@@ -145,6 +183,7 @@ impl HubConfig {
             token: None,
             session_timeout: session_timeout(),
             reserve_bytes: None,
+            keeping: Keeping::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::db::{Db, DbError};
 use crate::error::HubError;
 use crate::group::Group;
 use crate::job::JobId;
+use crate::keep::Keep;
 use crate::metrics::Metrics;
 use crate::writer::Command;
 
@@ -85,6 +86,8 @@ pub struct Core {
     pub upkeep: Signal,
     /// Wakes and ends the thread that writes manifests.
     pub manifests: Signal,
+    /// What keeps ledger and store in order.
+    pub keep: Keep,
     /// Why manifests cannot be written.
     pub manifest_trouble: Mutex<Option<String>>,
     pub commands: mpsc::Sender<Command>,

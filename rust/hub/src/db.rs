@@ -59,6 +59,11 @@ impl Space {
         (Space::Index, "index", 8 * MIB),
         (Space::Manifests, "manifests", 8 * MIB),
     ];
+
+    /// All of them.
+    pub fn every() -> impl Iterator<Item = Space> {
+        Space::ALL.into_iter().map(|(space, _, _)| space)
+    }
 }
 
 /// A key and its value.
@@ -159,6 +164,11 @@ impl Db {
             }
         }
         Ok(write.commit()?)
+    }
+
+    /// Makes everything durable that was committed without.
+    pub fn sync(&self) -> Result<(), DbError> {
+        Ok(self.database.persist(PersistMode::SyncAll)?)
     }
 
     /// Bytes on disk, journals included.

@@ -52,10 +52,11 @@ pub enum Op {
     Query = 12,
     OutboxPeek = 13,
     OutboxDone = 14,
+    Ledger = 32,
 }
 
 impl Op {
-    const ALL: [Op; 14] = [
+    const ALL: [Op; 15] = [
         Op::Hello,
         Op::Reserve,
         Op::Release,
@@ -70,6 +71,7 @@ impl Op {
         Op::Query,
         Op::OutboxPeek,
         Op::OutboxDone,
+        Op::Ledger,
     ];
 
     /// The op of that number.
@@ -207,6 +209,10 @@ pub struct ReserveRequest {
     #[prost(uint32, tag = "7")]
     #[serde(default)]
     pub wait_ms: u32,
+    /// The poster stores the manifest itself, before the accept: if that never comes, the collector removes it.
+    #[prost(bool, tag = "8")]
+    #[serde(default)]
+    pub stores_manifest: bool,
 }
 
 /// The reservation's state.
@@ -301,6 +307,10 @@ pub struct JobFacts {
     #[prost(message, optional, tag = "12")]
     #[serde(default)]
     pub rate_limit: Option<RateLimit>,
+    /// The manifest was stored under a reservation made before: without it the job is refused, because its manifest may be gone.
+    #[prost(bool, tag = "13")]
+    #[serde(default)]
+    pub stores_manifest: bool,
 }
 
 /// Text that JSON may also bring as a number or null.

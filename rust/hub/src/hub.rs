@@ -17,6 +17,7 @@ use crate::config::HubConfig;
 use crate::core::Core;
 use crate::error::{HubError, HubOpenError};
 use crate::open::{Opened, open};
+use crate::shelf::Shelf;
 use crate::writer::Writer;
 use crate::{background, server};
 
@@ -86,6 +87,12 @@ impl Hub {
         &self.core
     }
 
+    /// Gives the hub the store that its jobs' objects lie in; a local one it has found itself.
+    pub fn keep_store(&self, shelf: Arc<dyn Shelf>) {
+        // The first one stays.
+        let _ = self.core.keep.shelf.set(shelf);
+    }
+
     /// Serves clients until [`Hub::shutdown`]; an error when it cannot listen or when the database failed.
     pub async fn serve(&self) -> Result<(), HubError> {
         server::serve(Arc::clone(&self.core), self.stop.subscribe()).await
@@ -117,6 +124,7 @@ impl Hub {
     /// The hub's metrics as Prometheus text.
     pub fn metrics_text(&self) -> String {
         let mut text = self.core.metrics.text();
+        text.push_str(&self.core.keep.metrics());
         text.push_str(&crate::streams::metrics(&self.core));
         text.push_str(&format!(
             "# TYPE fetchbox_hub_outbox_bytes gauge\nfetchbox_hub_outbox_bytes {}\n# TYPE fetchbox_hub_full gauge\nfetchbox_hub_full {}\n",
@@ -137,6 +145,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.core.upkeep.close();
         self.core.manifests.close();
+        self.core.keep.signal.close();
         for thread in self.background.drain(..) {
             // A panic there has been reported already.
             let _ = thread.join();

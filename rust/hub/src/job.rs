@@ -42,9 +42,9 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Resources without an outcome.
+    /// Resources without an outcome. Never below zero: a damaged record is for `ledger check` to find.
     pub fn pending(&self) -> u64 {
-        self.total - self.stored - self.reused - self.filtered - self.failed - self.cancelled
+        [self.stored, self.reused, self.filtered, self.failed, self.cancelled].into_iter().fold(self.total, u64::saturating_sub)
     }
 
     /// Counts one more outcome; false for a state that is none.

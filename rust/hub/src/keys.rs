@@ -62,6 +62,23 @@ pub fn reservation(tenant: &str, job_type: &str, key: &str) -> Bytes {
     bytes.freeze()
 }
 
+/// A job that the collector is to look at when it is due. In order of that time.
+pub fn collect(due_ms: u64, id: &JobId) -> Bytes {
+    let mut key = BytesMut::with_capacity(25);
+    key.put_u8(b'x');
+    key.put_u64(due_ms);
+    key.put_slice(id);
+    key.freeze()
+}
+
+/// A post that may have stored a manifest and is not accepted yet.
+pub fn intent(id: &JobId) -> Bytes {
+    let mut key = BytesMut::with_capacity(17);
+    key.put_u8(b'q');
+    key.put_slice(id);
+    key.freeze()
+}
+
 /// One order of jobs by time of creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listing {

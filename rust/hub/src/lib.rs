@@ -2,10 +2,14 @@
 //! the api and the workers over a Unix socket.
 
 mod accept;
+mod audit;
 mod background;
+mod backup;
 mod cancel;
+mod check;
 mod client;
 mod clock;
+mod collect;
 mod config;
 mod core;
 mod db;
@@ -14,7 +18,11 @@ mod frame;
 mod group;
 mod hub;
 mod job;
+mod keep;
+#[cfg(test)]
+mod keep_tests;
 mod keys;
+mod ledger;
 mod limit;
 mod log;
 mod manifests;
@@ -33,8 +41,10 @@ mod retention;
 mod retry_mover;
 mod serve_request;
 mod server;
+mod shelf;
 mod stage;
 mod streams;
+mod sweep;
 mod upkeep;
 #[cfg(test)]
 mod upkeep_tests;
@@ -42,7 +52,7 @@ mod writer;
 
 pub use client::{ClientOptions, HubClient, Push};
 pub use clock::{Clock, SystemClock};
-pub use config::{Broker, Durability, HubConfig, Retention};
+pub use config::{Broker, Durability, HubConfig, Keeping, Retention};
 pub use error::{HubError, HubOpenError};
 pub use frame::{
     AcceptReply, AcceptRequest, AppendReply, AppendRequest, Assignment, CancelRequest, Commit, Entry, Generation, JobFacts, JobSettled,
@@ -50,3 +60,4 @@ pub use frame::{
     PolledBatch, Position, RateLimit, ReleaseRequest, Reservation, ReserveReply, ReserveRequest, Role,
 };
 pub use hub::Hub;
+pub use shelf::Shelf;

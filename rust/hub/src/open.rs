@@ -20,9 +20,11 @@ use crate::config::HubConfig;
 use crate::core::{Core, Offsets};
 use crate::db::{Batch, Db, DbError, Space, io, side_file};
 use crate::error::HubOpenError;
+use crate::keep::Keep;
 use crate::keys::{self, Listing};
 use crate::metrics::Metrics;
 use crate::record;
+use crate::shelf::Directory;
 use crate::upkeep::{parse_outbox_state, parse_totals};
 use crate::writer::{Command, Start};
 
@@ -114,6 +116,11 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
     let last = db.range(Space::Manifests, &head.to_be_bytes(), &[0xff; 9]).next_back().transpose().map_err(failed)?;
     let manifest_next = last.map_or(head, |(key, _)| keys::number(Some(&key)) + 1);
 
+    let keep = Keep::new(&config.keeping).map_err(HubOpenError::Config)?;
+    if let Some(root) = &config.store_root {
+        // The first to set it; there is no other.
+        let _ = keep.shelf.set(Arc::new(Directory::new(root.clone(), config.keeping.buckets.clone())));
+    }
     let (commands, queue) = mpsc::channel(COMMANDS);
     let (closed, gone) = std::sync::mpsc::sync_channel(0);
     let core = Core {
@@ -135,6 +142,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         metrics: Metrics::default(),
         upkeep: Signal::default(),
         manifests: Signal::default(),
+        keep,
         manifest_trouble: Mutex::new(None),
         commands,
         db,

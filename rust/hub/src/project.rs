@@ -94,7 +94,7 @@ impl Writer {
             job.record.started = true;
             job.changed = true;
         }
-        let mut again = Vec::new();
+        let (mut again, mut late) = (Vec::new(), false);
         for raw in status.outcomes {
             let Ok(part) = OutcomePart::decode(raw.clone()) else {
                 metrics.unknown.add(1);
@@ -121,7 +121,10 @@ impl Writer {
                         again.push((part, raw));
                     }
                 }
-                Verdict::Stale => metrics.stale.add(1),
+                Verdict::Stale => {
+                    metrics.stale.add(1);
+                    late |= state == ResourceState::Stored;
+                }
                 Verdict::Unknown => metrics.unknown.add(1),
             }
         }
@@ -132,6 +135,8 @@ impl Writer {
         }
         if finished {
             self.settle(&id);
+        } else if late {
+            self.collect_soon(&id)?;
         }
         fail_point!("hub::projection::after");
         Ok(())
@@ -145,13 +150,15 @@ impl Writer {
             let stored = outcome::stored(&core.db.view(), id).map_err(read_failed)?;
             job.digests = Some(outcome::digests(stored.into_iter().chain(job.outcomes.iter().cloned())));
         }
-        let before = job.digests.as_mut().and_then(|digests| digests.get_mut(&part.index));
-        if let Some(before) = before
-            && *before != part.sha256
-        {
-            *before = part.sha256;
-            job.outcomes.push(raw);
-            job.changed = true;
+        match job.digests.as_mut().and_then(|digests| digests.get_mut(&part.index)) {
+            Some(before) if *before != part.sha256 => {
+                *before = part.sha256;
+                job.outcomes.push(raw);
+                job.changed = true;
+            }
+            Some(_) => {}
+            // Cancelled or failed meanwhile: there is an object now that nobody owns.
+            None => self.collect_soon(id)?,
         }
         Ok(())
     }
@@ -178,6 +185,9 @@ impl Writer {
         let (_, offset) = self.publish_log(&record, "settled", &fields);
         if let Some(job) = self.stage.jobs.get_mut(id) {
             job.record.log_end = offset + 1;
+        }
+        if let Some(after_ms) = self.collect_later(&record) {
+            self.queue_for_collection(id, after_ms);
         }
         fail_point!("hub::event::after");
     }

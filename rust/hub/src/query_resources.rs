@@ -77,13 +77,19 @@ pub fn list(core: &Core, filter: Filter) -> Result<Value, HubError> {
 pub fn receipt(core: &Core, one: &OneJob) -> Result<Value, HubError> {
     let (job, resources) = resources(core, one)?;
     let counts = job.counts;
-    let listed = |state| resources.iter().filter(|resource| resource.state() == state).count();
+    let listed = |state| resources.iter().filter(|resource| resource.state() == state).count() as u64;
     let by_state: serde_json::Map<String, Value> = STATES.iter().map(|(name, state)| ((*name).to_owned(), listed(*state).into())).collect();
-    let settled = counts.stored + counts.reused + counts.filtered + counts.failed + counts.cancelled;
+    let counted = [counts.pending(), counts.stored, counts.reused, counts.filtered, counts.failed, counts.cancelled];
+    // What is listed is counted from the outcomes, what it is compared with are the job's own counters.
+    let holds =
+        counted.iter().sum::<u64>() == counts.total && STATES.iter().zip(counted).all(|((_, state), count)| listed(*state) == count);
+    let settled = counts.total - counts.pending();
     let resources: Vec<Value> = (0..).zip(&resources).map(|(index, resource)| resource.json(&job, index)).collect();
     Ok(json!({
         "job": job_json(&job),
-        "conservation": {"total": counts.total, "settled": settled, "pending": counts.pending(), "listed": by_state},
+        "conservation": {
+            "total": counts.total, "settled": settled, "pending": counts.pending(), "listed": by_state, "holds": holds,
+        },
         "resources": resources,
     }))
 }

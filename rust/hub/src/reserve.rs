@@ -7,6 +7,7 @@ use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
 use prost::Message;
 
+use crate::collect::Intent;
 use crate::db::Space;
 use crate::error::HubError;
 use crate::frame::{ReleaseRequest, ReserveReply, ReserveRequest};
@@ -49,6 +50,9 @@ struct Owner {
     since: Duration,
     waiters: Vec<Waiter>,
 }
+
+/// What keys of posts without one of their own begin with: no caller's key holds a control character.
+pub const OWN_KEY: char = '\0';
 
 /// Posts under way, by reservation. Only in memory: when the hub or the poster dies, nobody is at it any more.
 #[derive(Default)]
@@ -104,7 +108,11 @@ impl Writer {
         }
         let id = match reserved {
             // Its post died, or asks again after a lost answer: go on with the same id.
-            Some(reserved) => reserved.id(),
+            Some(reserved) => {
+                let id = reserved.id();
+                self.intend(&id, key, request);
+                id
+            }
             None => {
                 self.core.check_store_space()?;
                 if let Some(limit) = request.rate_limit {
@@ -114,6 +122,7 @@ impl Writer {
                 let fresh = Reserved { job: proposed.to_vec(), body_sha256: request.body_sha256.clone(), accepted: false, created_ms };
                 fail_point!("hub::reserve::before");
                 self.stage.put(Space::Index, key.clone(), fresh.encode_to_vec());
+                self.intend(&proposed, key, request);
                 fail_point!("hub::reserve::after");
                 proposed
             }
@@ -121,6 +130,21 @@ impl Writer {
         let owner = self.owners.0.entry(key.clone()).or_insert(Owner { connection, since: now, waiters: Vec::new() });
         (owner.connection, owner.since) = (connection, now);
         Ok(Some(ReserveReply { job_id: id_text(&id), ..Default::default() }))
+    }
+
+    /// Notes that a manifest may be in the store without a job.
+    fn intend(&mut self, id: &JobId, reservation: &Bytes, request: &ReserveRequest) {
+        if request.stores_manifest {
+            let (job_type, reservation, since_ms) = (request.job_type.clone(), reservation.clone(), self.stage.now_ms);
+            let intent = Intent { job_type, reservation, since_ms, abandoned: false };
+            self.stage.put(Space::Index, keys::intent(id), intent.encode_to_vec());
+        }
+    }
+
+    /// Whether somebody is at it right now.
+    pub(crate) fn is_owned(&self, reservation: &Bytes) -> bool {
+        let now = self.core.clock.elapsed();
+        self.owners.0.get(reservation).is_some_and(|owner| now.saturating_sub(owner.since) < LEASE)
     }
 
     fn accepted_reply(&mut self, reserved: &Reserved) -> Result<ReserveReply, HubError> {
@@ -142,6 +166,12 @@ impl Writer {
             && !reserved.accepted
             && Some(reserved.id()) == parse_id(&request.job_id)
         {
+            let intent = keys::intent(&reserved.id());
+            if let Some(mut given_up) = self.intent(&intent)? {
+                // Its manifest may be there, if the poster could not remove it.
+                (given_up.abandoned, given_up.since_ms) = (true, self.stage.now_ms);
+                self.stage.put(Space::Index, intent, given_up.encode_to_vec());
+            }
             self.stage.delete(Space::Index, key.clone());
             self.resolved(&key);
         }

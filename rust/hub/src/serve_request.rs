@@ -17,6 +17,7 @@ use crate::frame::*;
 use crate::group::Group;
 use crate::job::{JobRecord, parse_id};
 use crate::keys::OUTBOX_TOPIC;
+use crate::ledger;
 use crate::project::topic_of;
 use crate::query;
 use crate::record;
@@ -69,6 +70,11 @@ pub async fn handle(core: &Arc<Core>, peer: &Peer, id: u64, op: Op, payload: Byt
         Op::Query => {
             let request: QueryRequest = decode(payload)?;
             let body = read(core, move |core| query::answer(core, &request.name, &request.params)).await?;
+            Ok(encode(id, OK, &BytesReply { body: body.into() }))
+        }
+        Op::Ledger => {
+            let request: QueryRequest = decode(payload)?;
+            let body = read(core, move |core| ledger::answer(core, &request.name, &request.params)).await?;
             Ok(encode(id, OK, &BytesReply { body: body.into() }))
         }
         Op::OutboxPeek => outbox_peek(core, decode(payload)?).await.map(|reply| encode(id, OK, &reply)),

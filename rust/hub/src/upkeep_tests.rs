@@ -23,18 +23,18 @@ use crate::retry_mover::Mover;
 use crate::upkeep::MOVER;
 use crate::writer::Command;
 
-const JOB: &str = "0190b6d4-0000-7000-8000-000000000001";
-const START_MS: u64 = 1_700_000_000_000;
+pub(crate) const JOB: &str = "0190b6d4-0000-7000-8000-000000000001";
+pub(crate) const START_MS: u64 = 1_700_000_000_000;
 const DAY_MS: u64 = 86_400_000;
 
-struct Bed {
-    hub: Hub,
-    clock: Arc<FakeClock>,
-    dir: tempfile::TempDir,
+pub(crate) struct Bed {
+    pub hub: Hub,
+    pub clock: Arc<FakeClock>,
+    pub dir: tempfile::TempDir,
 }
 
 impl Bed {
-    fn new(change: impl FnOnce(&mut HubConfig)) -> Bed {
+    pub fn new(change: impl FnOnce(&mut HubConfig)) -> Bed {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(FakeClock::default());
         clock.advance(START_MS);
@@ -45,11 +45,11 @@ impl Bed {
         Bed { hub, clock, dir }
     }
 
-    fn core(&self) -> &Core {
+    pub fn core(&self) -> &Core {
         self.hub.core()
     }
 
-    fn accept(&self, job_id: &str, resources: u32, change: impl FnOnce(&mut AcceptRequest)) -> Result<AcceptReply, HubError> {
+    pub fn accept(&self, job_id: &str, resources: u32, change: impl FnOnce(&mut AcceptRequest)) -> Result<AcceptReply, HubError> {
         let task =
             |index| DownloadTask { job_id: job_id.into(), url: format!("http://h/{index}"), resource_index: index, ..Default::default() };
         let Batch { count, bytes } = batch((0..resources).map(task));
@@ -66,30 +66,30 @@ impl Bed {
         self.core().ask(|reply| Command::Accept { request, reply })
     }
 
-    fn append(&self, member: &str, entries: Vec<Entry>, commits: Vec<Commit>) -> Result<AppendReply, HubError> {
+    pub fn append(&self, member: &str, entries: Vec<Entry>, commits: Vec<Commit>) -> Result<AppendReply, HubError> {
         let request = AppendRequest { member: member.into(), entries, commits };
         self.core().ask(|reply| Command::Append { request, reply })
     }
 
-    fn query(&self, name: &str, params: Value) -> Value {
+    pub fn query(&self, name: &str, params: Value) -> Value {
         let body = query::answer(self.core(), name, &serde_json::to_vec(&params).unwrap()).unwrap();
         serde_json::from_slice(&body).unwrap()
     }
 }
 
-fn batch<M: prost::Message>(messages: impl IntoIterator<Item = M>) -> Batch {
+pub(crate) fn batch<M: prost::Message>(messages: impl IntoIterator<Item = M>) -> Batch {
     let mut builder = BatchBuilder::default();
     messages.into_iter().for_each(|message| builder.push(&message));
     builder.finish().unwrap()
 }
 
-fn stored(indexes: impl IntoIterator<Item = u32>) -> Entry {
+pub(crate) fn stored(indexes: impl IntoIterator<Item = u32>) -> Entry {
     let outcome = |index| ResourceOutcome { resource_index: index, state: ResourceState::Stored as i32, ..Default::default() };
     let outcomes = indexes.into_iter().map(outcome).collect();
     Entry::new(Topic::Status, 0, batch([JobStatus { job_id: JOB.into(), outcomes, ..Default::default() }]))
 }
 
-fn retry(tier: u32, target: u32) -> Entry {
+pub(crate) fn retry(tier: u32, target: u32) -> Entry {
     Entry::retry(tier, target, batch([DownloadTask { job_id: JOB.into(), url: "http://h/".into(), ..Default::default() }]))
 }
 

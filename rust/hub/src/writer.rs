@@ -1,5 +1,6 @@
 //! The one thread that writes: it drains its queue, makes one durable commit of everything in it, then answers everybody.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::limit::Limits;
 use crate::record::Part;
 use crate::reserve::Owners;
 use crate::stage::{Stage, Touched};
+use crate::sweep::Returned;
 
 /// A group takes at most this many commands and, once above, no more bytes.
 const GROUP_COMMANDS: usize = 2048;
@@ -93,6 +95,39 @@ pub enum Command {
     },
     /// The hub closes: the last command.
     Stop,
+    /// Lost tasks go back into the queue, unless the job has changed since `seen_ms`.
+    PutBack {
+        id: JobId,
+        seen_ms: u64,
+        tasks: Vec<Returned>,
+        reply: Reply<u64>,
+    },
+    /// Objects of these jobs are about to be removed: nobody replays them meanwhile. Those that are settled.
+    CollectBegin {
+        jobs: Vec<JobId>,
+        reply: Reply<Vec<JobId>>,
+    },
+    /// That is over, and these keys leave the collector's queue.
+    CollectEnd {
+        jobs: Vec<JobId>,
+        done: Vec<Bytes>,
+        reply: Reply<()>,
+    },
+    /// Posts that were never accepted are given up. Those whose manifests may go.
+    Abandon {
+        jobs: Vec<JobId>,
+        reply: Reply<Vec<JobId>>,
+    },
+    /// Manifests of such posts are gone.
+    Forget {
+        jobs: Vec<JobId>,
+        reply: Reply<()>,
+    },
+    /// A job's counts and listings are made again from its outcomes; whether anything was wrong.
+    Recount {
+        id: JobId,
+        reply: Reply<bool>,
+    },
     /// Settled jobs go.
     Prune {
         jobs: Vec<JobId>,
@@ -108,6 +143,8 @@ pub struct Writer {
     pub(crate) stage: Stage,
     pub(crate) owners: Owners,
     pub(crate) limits: Limits,
+    /// Jobs whose objects are being removed: not to be replayed.
+    pub(crate) collecting: HashSet<JobId>,
     pub(crate) totals: Counts,
     pub(crate) manifest_next: u64,
     pub(crate) new_manifest: bool,
@@ -142,6 +179,7 @@ impl Writer {
             stage: Stage::default(),
             owners: Owners::default(),
             limits: Limits::default(),
+            collecting: HashSet::new(),
             totals: start.totals,
             manifest_next: start.manifest_next,
             new_manifest: false,
@@ -224,6 +262,30 @@ impl Writer {
                 self.answer(reply, Ok(()));
             }
             Command::Stop => self.stopping = true,
+            Command::PutBack { id, seen_ms, tasks, reply } => {
+                let result = self.put_back(&id, seen_ms, tasks);
+                self.answer(reply, result);
+            }
+            Command::CollectBegin { jobs, reply } => {
+                let result = self.collect_begin(&jobs);
+                self.answer(reply, result);
+            }
+            Command::CollectEnd { jobs, done, reply } => {
+                self.collect_end(&jobs, done);
+                self.answer(reply, Ok(()));
+            }
+            Command::Abandon { jobs, reply } => {
+                let result = self.abandon(&jobs);
+                self.answer(reply, result);
+            }
+            Command::Forget { jobs, reply } => {
+                self.forget_intents(&jobs);
+                self.answer(reply, Ok(()));
+            }
+            Command::Recount { id, reply } => {
+                let result = self.recount(&id);
+                self.answer(reply, result);
+            }
             Command::Prune { jobs, reply } => {
                 let result = self.prune(&jobs);
                 self.answer(reply, result);

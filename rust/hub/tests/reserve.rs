@@ -17,6 +17,7 @@ fn request(job_id: &str, body: &str) -> ReserveRequest {
         job_id: job_id.into(),
         rate_limit: None,
         wait_ms: 0,
+        stores_manifest: false,
     }
 }
 

@@ -136,6 +136,11 @@ impl HubClient {
         self.call(|client| async move { Ok(Reply::Json(client.query(&name, params).await?)) })
     }
 
+    fn ledger(&self, name: String, params: &[u8]) -> PyResult<u64> {
+        let params = Bytes::copy_from_slice(params);
+        self.call(|client| async move { Ok(Reply::Json(client.ledger(&name, params).await?)) })
+    }
+
     /// Enters the group and takes the partitions that it gets at once.
     fn join(&self, engine: &Bound<'_, Engine>, member: String) -> PyResult<u64> {
         let membership = Arc::clone(&self.membership);

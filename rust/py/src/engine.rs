@@ -214,7 +214,7 @@ impl Engine {
     }
 }
 
-fn engine_error(error: EngineError) -> CoreError {
+pub fn engine_error(error: EngineError) -> CoreError {
     match error {
         EngineError::Store(message) => CoreError::new("store", "storage.url", message),
         other => CoreError::new("config", "engine", other.to_string()),

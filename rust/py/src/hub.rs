@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fetchbox_hub::{HubConfig, HubOpenError};
+use fetchbox_hub::{HubConfig, HubOpenError, Shelf};
 use pyo3::prelude::*;
 use tokio::runtime::Runtime;
 
 use crate::completion::lock;
+use crate::engine::engine_error;
 use crate::error::CoreError;
 use crate::fork::Guard;
+use crate::shelf::{Remote, StoreOptions};
 
 /// The exit code of a hub whose database failed: what was not acknowledged is posted or reported again to its successor.
 const EXIT_FATAL: i32 = 70;
@@ -28,14 +30,18 @@ struct Running {
     hub: Arc<fetchbox_hub::Hub>,
     runtime: Runtime,
     serving: JoinHandle<()>,
+    store: Option<Arc<Remote>>,
 }
 
 #[pymethods]
 impl Hub {
     #[new]
-    fn new(py: Python<'_>, options: &[u8]) -> PyResult<Self> {
+    #[pyo3(signature = (options, storage = None))]
+    fn new(py: Python<'_>, options: &[u8], storage: Option<&[u8]>) -> PyResult<Self> {
         let config: HubConfig = serde_json::from_slice(options).map_err(|error| CoreError::new("config", "hub", error.to_string()))?;
-        let running = py.detach(|| start(config))?;
+        let storage: Option<StoreOptions> =
+            storage.map(serde_json::from_slice).transpose().map_err(|error| CoreError::new("config", "storage", error.to_string()))?;
+        let running = py.detach(|| start(config, storage))?;
         Ok(Self { guard: Guard::new(), running: Mutex::new(Some(running)) })
     }
 
@@ -47,9 +53,12 @@ impl Hub {
 
     fn close(&self, py: Python<'_>) {
         let taken = lock(&self.running).take();
-        if let Some(Running { hub, runtime, serving }) = taken {
+        if let Some(Running { hub, runtime, serving, store }) = taken {
             py.detach(|| {
                 hub.shutdown();
+                if let Some(store) = store {
+                    store.close();
+                }
                 // A panic there has ended the process already.
                 let _ = serving.join();
                 runtime.shutdown_timeout(SHUTDOWN);
@@ -61,7 +70,8 @@ impl Hub {
     }
 }
 
-fn start(config: HubConfig) -> Result<Running, CoreError> {
+fn start(config: HubConfig, storage: Option<StoreOptions>) -> Result<Running, CoreError> {
+    let store = storage.as_ref().map(Remote::open).transpose().map_err(engine_error)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("fetchbox-hub")
@@ -71,6 +81,9 @@ fn start(config: HubConfig) -> Result<Running, CoreError> {
     let guard = runtime.enter();
     let hub = Arc::new(fetchbox_hub::Hub::open(config).map_err(open_error)?);
     drop(guard);
+    if let Some(store) = &store {
+        hub.keep_store(Arc::clone(store) as Arc<dyn Shelf>);
+    }
     let fatal = hub.fatal();
     runtime.spawn(async move { end_process(&fatal.await) });
     let (server, handle) = (Arc::clone(&hub), runtime.handle().clone());
@@ -82,7 +95,7 @@ fn start(config: HubConfig) -> Result<Running, CoreError> {
             }
         })
         .map_err(|error| CoreError::new("internal", "THREAD", error.to_string()))?;
-    Ok(Running { hub, runtime, serving })
+    Ok(Running { hub, runtime, serving, store })
 }
 
 /// After a failed commit nothing may be acknowledged any more, so the process ends at once, without running anything else.

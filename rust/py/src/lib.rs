@@ -9,6 +9,7 @@ mod fork;
 mod hub;
 mod library;
 mod outcome;
+mod shelf;
 mod tasks;
 
 use pyo3::prelude::*;

@@ -1,0 +1,204 @@
+"""`fetchbox ledger check|sweep|collect|export|prune|backup`: through the hub of this configuration, by its own door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from fetchbox.cli.options import ConfigOption, JsonOption, load_config
+from fetchbox.cli.output import clean, emit, emit_json, note, plural
+from fetchbox.errors import HubUnavailable, Refused, UsageError
+
+if TYPE_CHECKING:
+    from fetchbox.broker import HubConnection
+
+app = typer.Typer(add_completion=False, help="Check, mend, tidy, export and back up the ledger, through the hub.")
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds to wait for a hub that does not answer at once."""
+MENDABLE = frozenset(
+    {
+        "total_differs",
+        "counts_do_not_add_up",
+        "count_differs",
+        "bytes_differ",
+        "bitmap_differs",
+        "bitmap_beyond",
+        "outcome_missing",
+        "outcome_unsettled",
+        "finished_differs",
+        "not_listed",
+    }
+)
+"""Findings that `--fix` mends by counting the job again."""
+
+T = TypeVar("T")
+Ask = Callable[[str, Mapping[str, Any]], Coroutine[Any, Any, Any]]
+
+
+def _with_hub(context: typer.Context, config_option: str | None, work: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
+    """Runs `work` with a connection to the hub. HubUnavailable that says where it was looked for."""
+    import orjson
+
+    from fetchbox.broker import HubConnection
+    from fetchbox.config import hub_url
+
+    config = load_config(context, config_option)
+
+    async def run() -> T:
+        hub = HubConnection(config, "operator", name="ledger")
+        try:
+            await _connected(hub, hub_url(config))
+
+            async def ask(name: str, params: Mapping[str, Any]) -> Any:
+                return orjson.loads(await hub.ledger(name, dict(params)))
+
+            return await work(ask)
+        finally:
+            hub.close()
+
+    return asyncio.run(run())
+
+
+async def _connected(hub: HubConnection, url: str) -> None:
+    up = asyncio.Event()
+    hub.on_connected(lambda connected: up.set() if connected else None)
+    if not hub.connected:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await up.wait()
+        except TimeoutError:
+            raise HubUnavailable(f"no hub answers at {url}; `fetchbox up` or `fetchbox hub` starts one, --config names another") from None
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    job: Annotated[str | None, typer.Option(metavar="ID", help="This job only.")] = None,
+    against_store: Annotated[
+        bool, typer.Option("--against-store", help="Also that objects and manifests are there, with their size.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also their SHA-256: reads every object.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended, then check again.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> int:
+    """Recount every job from its bitmap and outcomes, and say every difference. 1 when there is any."""
+    order = {"job_id": job, "store": against_store or deep, "deep": deep}
+
+    async def work(ask: Ask) -> dict[str, Any]:
+        report = await _check(ask, order)
+        if fix and report["findings"]:
+            mended = await _mend(ask, report["findings"])
+            report = {**await _check(ask, order), **mended}
+        return report
+
+    report = _with_hub(context, config, work)
+    if as_json:
+        emit_json({"ok": not report["findings"], **report})
+    else:
+        for finding in report["findings"]:
+            emit(_line(finding))
+        counted = f"{plural(report['jobs'], 'job')}, {plural(report['resources'], 'resource')}"
+        if order["store"]:
+            counted += f", {plural(report['objects'], 'object')}"
+        if "mended" in report:
+            counted += f"; {plural(report['mended'], 'job')} counted again, {plural(report['put_back'], 'task')} put back"
+        note(f"{counted}: {plural(len(report['findings']), 'finding') if report['findings'] else 'all is as it must be'}")
+    return 1 if report["findings"] else 0
+
+
+async def _check(ask: Ask, order: Mapping[str, Any]) -> dict[str, Any]:
+    report: dict[str, Any] = {"jobs": 0, "resources": 0, "objects": 0, "findings": []}
+    cursor = None
+    while True:
+        piece = await ask("check", {**order, "cursor": cursor})
+        for name in ("jobs", "resources", "objects"):
+            report[name] += piece[name]
+        report["findings"] += piece["findings"]
+        cursor = piece["next_cursor"]
+        if cursor is None:
+            return report
+
+
+async def _mend(ask: Ask, findings: list[dict[str, Any]]) -> dict[str, int]:
+    jobs = sorted({finding["job_id"] for finding in findings if finding["kind"] in MENDABLE and finding["job_id"] is not None})
+    mended = 0
+    for job_id in jobs:
+        try:
+            mended += bool((await ask("recount", {"job_id": job_id}))["changed"])
+        except Refused as error:
+            note(f"{job_id}: {error}")
+    put_back = 0
+    if any(finding["kind"] in ("task_lost", "outcome_missing") for finding in findings):
+        # What was found lost is so for good: there is nothing to wait for.
+        put_back = (await ask("sweep", {"quiet": 0}))["put_back"]
+    return {"mended": mended, "put_back": put_back}
+
+
+def _line(finding: Mapping[str, Any]) -> str:
+    return f"{finding['job_id'] or '-'}  {finding['kind']}: {clean(finding['message'])}"
+
+
+@app.command()
+def sweep(context: typer.Context, as_json: JsonOption = False, config: ConfigOption = None) -> int:
+    """Put back the tasks of resources that nothing will bring again, now."""
+    return _told(context, config, as_json, "sweep", {}, "{put_back} put back, {gone} lost for good, in {jobs} quiet jobs")
+
+
+@app.command()
+def collect(context: typer.Context, as_json: JsonOption = False, config: ConfigOption = None) -> int:
+    """Remove objects that nobody owns, now."""
+    told = "{objects} objects, {manifests} manifests, {files} temporary files, {uploads} unfinished uploads removed; {jobs} jobs looked at"
+    return _told(context, config, as_json, "collect", {}, told)
+
+
+@app.command()
+def prune(context: typer.Context, as_json: JsonOption = False, config: ConfigOption = None) -> int:
+    """Forget settled jobs that are older than [retention] says, now. Their objects stay."""
+    return _told(context, config, as_json, "prune", {}, "{pruned} jobs forgotten")
+
+
+@app.command()
+def backup(
+    context: typer.Context,
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A new directory on the hub's machine.")],
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> int:
+    """Copy the ledger and the streams while the hub runs; the copy can be started as hub.path."""
+    path = Path(directory)
+    if path.exists():
+        raise UsageError(f"{directory} exists already: name a new directory")
+    return _told(context, config, as_json, "backup", {"path": str(path.absolute())}, "{path}: {items} entries, {bytes} bytes")
+
+
+@app.command()
+def export(context: typer.Context, config: ConfigOption = None) -> int:
+    """Write every job with all its resources as JSON lines."""
+
+    async def work(ask: Ask) -> None:
+        after = None
+        while True:
+            piece = await ask("export", {"after": after})
+            for job in piece["jobs"]:
+                emit_json(job)
+            after = piece["after"]
+            if after is None:
+                return
+
+    _with_hub(context, config, work)
+    return 0
+
+
+def _told(context: typer.Context, config: str | None, as_json: bool, name: str, params: Mapping[str, Any], text: str) -> int:
+    answer = _with_hub(context, config, lambda ask: ask(name, params))
+    if as_json:
+        emit_json(answer)
+    else:
+        emit(text.format(**answer))
+    return 0

@@ -1,0 +1,302 @@
+//! `ledger check`: walks jobs, listings and sums a piece at a time, each in a state of the database that stands still.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fetchbox_model::message::{ResourceOutcome, ResourceState};
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use crate::check::{Finding, compare, decode, recount};
+use crate::core::{Core, read_failed};
+use crate::db::{Space, View};
+use crate::error::HubError;
+use crate::job::{JobId, JobRecord, parse_id};
+use crate::keys::{self, Listing};
+use crate::outcome;
+use crate::reserve::Reserved;
+use crate::shelf::Shelf;
+use crate::sweep::{self, Candidate};
+
+/// A piece ends after so many jobs or index entries, or after this time.
+const JOBS: usize = 500;
+const ENTRIES: usize = 20_000;
+const TIME: Duration = Duration::from_secs(2);
+/// Unsettled jobs whose tasks are looked for at the end.
+const UNSETTLED: usize = 20_000;
+
+/// What to check.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Order {
+    /// Where the last piece ended.
+    cursor: Option<String>,
+    /// This job and nothing else.
+    job_id: Option<String>,
+    /// Also that objects and manifests are in the store.
+    store: bool,
+    /// Also that their content is what was stored.
+    deep: bool,
+}
+
+/// A piece.
+#[derive(Debug, Default, Serialize)]
+pub struct Piece {
+    jobs: u64,
+    resources: u64,
+    objects: u64,
+    /// What is not as it must be.
+    pub findings: Vec<Finding>,
+    /// Where to go on; nothing at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// Checks a piece. The cursor is `j` and the job to begin with, `i` and the index entry, or `t` for the sums and tasks.
+pub fn check(core: &Core, order: &Order) -> Result<Piece, HubError> {
+    let shelf = match core.keep.shelf.get() {
+        _ if !order.store => None,
+        Some(shelf) => Some(shelf.as_ref()),
+        None => return Err(HubError::refused("STORAGE_UNAVAILABLE", "this hub knows of no store to check against")),
+    };
+    let work = Work { core, view: core.db.view(), shelf, deep: order.deep };
+    let mut piece = Piece::default();
+    if let Some(text) = &order.job_id {
+        let missing = || HubError::not_found("the job").about(text);
+        let id = parse_id(text).ok_or_else(missing)?;
+        let raw = work.view.get(Space::Jobs, &id).map_err(read_failed)?.ok_or_else(missing)?;
+        work.job(&id, raw, &mut piece)?;
+        return Ok(piece);
+    }
+    let bad = || HubError::refused("INVALID_PAYLOAD", "the cursor is not one of ours");
+    let cursor = order.cursor.as_deref().unwrap_or("j");
+    let from = cursor.get(1..).and_then(unhex).ok_or_else(bad)?;
+    match cursor.as_bytes().first() {
+        Some(b'j') => work.jobs(from, &mut piece)?,
+        Some(b'i') => work.index(from, &mut piece)?,
+        Some(b't') => work.sums(&mut piece)?,
+        _ => return Err(bad()),
+    }
+    Ok(piece)
+}
+
+struct Work<'a> {
+    core: &'a Core,
+    view: View<'a>,
+    shelf: Option<&'a dyn Shelf>,
+    deep: bool,
+}
+
+impl Work<'_> {
+    fn jobs(&self, from: Vec<u8>, piece: &mut Piece) -> Result<(), HubError> {
+        let begun = self.core.clock.elapsed();
+        for item in self.view.range(Space::Jobs, &from, &[0xff; 17]) {
+            let (key, raw) = item.map_err(read_failed)?;
+            if piece.jobs as usize == JOBS || self.core.clock.elapsed().saturating_sub(begun) >= TIME {
+                piece.next_cursor = Some(format!("j{}", hex(&key)));
+                return Ok(());
+            }
+            match key[..].try_into() {
+                Ok(id) => self.job(&id, raw, piece)?,
+                Err(_) => piece.findings.push(Finding::global("record_damaged", format!("{} is the key of no job", hex(&key)))),
+            }
+        }
+        piece.next_cursor = Some("i".to_owned());
+        Ok(())
+    }
+
+    fn job(&self, id: &JobId, raw: Bytes, piece: &mut Piece) -> Result<(), HubError> {
+        piece.jobs += 1;
+        let record = match JobRecord::decode(raw) {
+            Ok(record) if parse_id(&record.facts.job_id) == Some(*id) => record,
+            Ok(record) => {
+                let message = format!("the record is that of job {:?}", record.facts.job_id);
+                piece.findings.push(Finding::of("record_damaged", id, message));
+                return Ok(());
+            }
+            Err(error) => {
+                piece.findings.push(Finding::of("record_damaged", id, format!("the record cannot be read: {error}")));
+                return Ok(());
+            }
+        };
+        piece.resources += record.counts.total;
+        let outcomes = match outcome::stored(&self.view, id).and_then(decode) {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                piece.findings.push(Finding::of("outcomes_damaged", id, error.0));
+                return Ok(());
+            }
+        };
+        let found = recount(&record, outcomes);
+        piece.findings.extend(compare(id, &record, &found));
+        self.listings(id, &record, piece)?;
+        if let Some(shelf) = self.shelf {
+            self.objects(shelf, id, found.outcomes.values(), piece)?;
+            self.manifest(shelf, id, &record, piece)?;
+        }
+        Ok(())
+    }
+
+    fn listings(&self, id: &JobId, record: &JobRecord, piece: &mut Piece) -> Result<(), HubError> {
+        for listing in keys::fixed_listings(record).into_iter().chain([keys::state_listing(record)]) {
+            let key = listing.key(record.facts.created_ms, id);
+            if self.view.get(Space::Index, &key).map_err(read_failed)?.is_none() {
+                piece.findings.push(Finding::of("not_listed", id, format!("the job is not in the list {listing:?}")));
+            }
+        }
+        if !record.reservation.is_empty() {
+            let raw = self.view.get(Space::Index, &record.reservation).map_err(read_failed)?;
+            if !raw.and_then(|raw| Reserved::decode(raw).ok()).is_some_and(|reserved| reserved.accepted && reserved.id() == *id) {
+                let message = "its idempotency key does not lead to it: the same post would make another job".to_owned();
+                piece.findings.push(Finding::of("reservation_missing", id, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn objects<'o>(
+        &self,
+        shelf: &dyn Shelf,
+        id: &JobId,
+        outcomes: impl Iterator<Item = &'o ResourceOutcome>,
+        piece: &mut Piece,
+    ) -> Result<(), HubError> {
+        let kept: Vec<&ResourceOutcome> = outcomes.filter(|o| matches!(o.state(), ResourceState::Stored | ResourceState::Reused)).collect();
+        let urls: Vec<String> = kept.iter().map(|outcome| outcome.storage_url.clone()).collect();
+        let sizes = shelf.sizes(&urls).map_err(store_failed)?;
+        piece.objects += urls.len() as u64;
+        for (outcome, size) in kept.into_iter().zip(sizes) {
+            let (url, index) = (&outcome.storage_url, outcome.resource_index);
+            let mut say = |kind, message| piece.findings.push(Finding::of(kind, id, message).at(index));
+            match size {
+                None => say("object_missing", format!("{url} is not there")),
+                Some(size) if outcome.state() == ResourceState::Stored && size != outcome.size => {
+                    say("object_size_differs", format!("{url} has {size} bytes, not {}", outcome.size));
+                }
+                Some(_) if self.deep && outcome.sha256.len() == 32 => {
+                    let digest = shelf.sha256(url).map_err(store_failed)?;
+                    if digest.is_none_or(|digest| digest[..] != outcome.sha256[..]) {
+                        say("object_content_differs", format!("{url} has another SHA-256 than what was stored"));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn manifest(&self, shelf: &dyn Shelf, id: &JobId, record: &JobRecord, piece: &mut Piece) -> Result<(), HubError> {
+        let url = &record.facts.manifest_key;
+        let waits = record.manifest_blob != 0
+            && self.view.get(Space::Manifests, &(record.manifest_blob - 1).to_be_bytes()).map_err(read_failed)?.is_some();
+        if url.is_empty() || waits {
+            return Ok(());
+        }
+        piece.objects += 1;
+        if shelf.sizes(std::slice::from_ref(url)).map_err(store_failed)?.first() == Some(&None) {
+            piece.findings.push(Finding::of("manifest_missing", id, format!("{url} is not there")));
+        }
+        Ok(())
+    }
+
+    fn index(&self, from: Vec<u8>, piece: &mut Piece) -> Result<(), HubError> {
+        for (at, item) in self.view.range(Space::Index, &from, &[0xff; 2]).enumerate() {
+            let (key, value) = item.map_err(read_failed)?;
+            if at == ENTRIES {
+                piece.next_cursor = Some(format!("i{}", hex(&key)));
+                return Ok(());
+            }
+            match key.first() {
+                Some(b'a' | b's' | b't' | b'y' | b'w') => self.listed(&key, piece)?,
+                Some(b'r') => self.reserved(value, piece)?,
+                _ => {}
+            }
+        }
+        piece.next_cursor = Some("t".to_owned());
+        Ok(())
+    }
+
+    fn listed(&self, key: &Bytes, piece: &mut Piece) -> Result<(), HubError> {
+        let Some((created_ms, id)) = keys::parse_listed(key) else {
+            piece.findings.push(Finding::global("listed_wrongly", format!("{} is the key of no list", hex(key))));
+            return Ok(());
+        };
+        let raw = self.view.get(Space::Jobs, &id).map_err(read_failed)?;
+        let Some(record) = raw.map(JobRecord::decode) else {
+            piece.findings.push(Finding::of("listed_wrongly", &id, "the job is in a list and not in the ledger".to_owned()));
+            return Ok(());
+        };
+        // A damaged record has been found with its job.
+        let Ok(record) = record else { return Ok(()) };
+        let belongs = |listing: Listing| listing.key(created_ms, &id) == *key && created_ms == record.facts.created_ms;
+        if !keys::fixed_listings(&record).into_iter().chain([keys::state_listing(&record)]).any(belongs) {
+            piece.findings.push(Finding::of("listed_wrongly", &id, "the job is in a list that it does not belong to".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn reserved(&self, value: Bytes, piece: &mut Piece) -> Result<(), HubError> {
+        let Ok(reserved) = Reserved::decode(value) else {
+            piece.findings.push(Finding::global("reservation_without_job", "a reservation cannot be read".to_owned()));
+            return Ok(());
+        };
+        if reserved.accepted && self.view.get(Space::Jobs, &reserved.id()).map_err(read_failed)?.is_none() {
+            let message = "an idempotency key leads to this job, which is not in the ledger".to_owned();
+            piece.findings.push(Finding::of("reservation_without_job", &reserved.id(), message));
+        }
+        Ok(())
+    }
+
+    /// The sum of what is pending, and whether everything pending is carried by a message.
+    fn sums(&self, piece: &mut Piece) -> Result<(), HubError> {
+        let (from, to) = (Listing::Active.prefix(), [b'a' + 1]);
+        let (mut pending, mut candidates) = (0u64, Vec::new());
+        for item in self.view.range(Space::Index, &from, &to) {
+            let Some((_, id)) = keys::parse_listed(&item.map_err(read_failed)?.0) else { continue };
+            let Some(raw) = self.view.get(Space::Jobs, &id).map_err(read_failed)? else { continue };
+            let Ok(record) = JobRecord::decode(raw) else { continue };
+            pending += record.counts.pending();
+            if candidates.len() < UNSETTLED && !record.spans.is_empty() {
+                candidates.push(Candidate { id, record });
+            }
+        }
+        let totals = crate::upkeep::parse_totals(self.view.get(Space::Meta, keys::TOTALS).map_err(read_failed)?);
+        if totals.pending() != pending {
+            let message = format!("{pending} resources are pending, the sums over all jobs say {}", totals.pending());
+            piece.findings.push(Finding::global("totals_differ", message));
+        }
+        let lost = sweep::lost(self.core, &self.view, &candidates).map_err(read_failed)?;
+        for (candidate, lost) in candidates.iter().zip(lost) {
+            for index in lost {
+                let message = format!("resource {index} is pending, and no task or retry will bring it");
+                piece.findings.push(Finding::of("task_lost", &candidate.id, message).at(index));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn store_failed(error: String) -> HubError {
+    HubError::refused("STORAGE_UNAVAILABLE", error).after_ms(5000)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_come_back_and_others_are_refused() {
+        assert_eq!(unhex(&hex(&[0, 0xff, 16])), Some(vec![0, 0xff, 16]));
+        assert_eq!((unhex("0"), unhex("0g"), unhex("ä")), (None, None, None));
+    }
+}
