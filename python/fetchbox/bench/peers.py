@@ -205,7 +205,16 @@ def all_peers(python: str = sys.executable, *, per_host: bool = True) -> list[Pe
     return [
         fetchbox_peer(per_host=per_host),
         *simple_peers(python),
-        python_peer("img2dataset", CLIENTS / "img2dataset_shards.py", ["img2dataset"], python, count=count_shards, slow=True),
+        python_peer(
+            "img2dataset",
+            CLIENTS / "img2dataset_shards.py",
+            ["img2dataset"],
+            python,
+            count=count_shards,
+            # One of its packages asks for news of itself when it is loaded; that is no part of the work.
+            env=lambda _job: {"NO_ALBUMENTATIONS_UPDATE": "1"},
+            slow=True,
+        ),
         python_peer("Scrapy FilesPipeline", CLIENTS / "scrapy_files.py", ["scrapy"], python, slow=True),
     ]
 

@@ -235,6 +235,8 @@ mod tests {
         one.failed(now);
         assert_eq!(labels(&pools, "a", now), ["http://two:2"]);
         one.worked();
+        assert_eq!(labels(&pools, "a", now), ["http://one:1"]);
+        pools.0["a"].endpoints[1].worked();
         assert_eq!(labels(&pools, "a", now).len(), 2);
     }
 
