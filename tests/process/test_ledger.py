@@ -77,6 +77,32 @@ def test_the_collector_comes_by_itself(tmp_path: Path, origin: OriginProcess) ->
         service.end()
 
 
+def test_every_tool_on_a_running_service(tmp_path: Path, origin: OriginProcess) -> None:
+    with Service(tmp_path / "service", {"worker": {"processes": 0}}).start() as service:
+        job_id = service.http.post_until_acknowledged(plain(origin.base_url, 1, 3).body, "k")[0]["job_id"]
+        assert ledger(service, "sweep") == (0, {"jobs": 0, "put_back": 0, "gone": 0})
+        status, exported = ledger(service, "export")
+        assert (status, exported["job"]["job_id"], len(exported["resources"])) == (0, job_id, 3)
+        assert ledger(service, "prune") == (0, {"pruned": 0})
+        assert ledger(service, "check", "--job", job_id, "--fix")[1]["ok"]
+        copy = tmp_path / "copy"
+        status, written = ledger(service, "backup", str(copy))
+        assert (status, written["path"]) == (0, str(copy))
+        again = [*command("ledger", "backup", str(copy)), "--config", str(service.config_path)]
+        refused = subprocess.run(again, capture_output=True, text=True, timeout=60, env=clean_environment(), check=False)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "exists already" in refused.stderr
+        service.end()
+        nobody = [*command("ledger", "check"), "--config", str(service.config_path)]
+        away = subprocess.run(nobody, capture_output=True, text=True, timeout=60, env=clean_environment(), check=False)
+        assert (away.returncode, away.stderr.startswith("fetchbox ledger: no hub answers at unix://")) == (1, True), away.stderr
+        # The copy is the ledger as it was.
+        service.configure({"worker": {"processes": 0}, "hub": {"path": str(copy)}})
+        service.start()
+        assert service.http.job(job_id)["resource_pending"] == 3
+        service.end()
+
+
 def test_a_receipt_of_a_thousand_resources(tmp_path: Path, origin: OriginProcess) -> None:
     with Service(tmp_path / "service", {"worker": {"processes": 0}}).start() as service:
         load = of(origin.base_url, "large", sized([1] * 1000))

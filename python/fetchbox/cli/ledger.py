@@ -178,8 +178,8 @@ def backup(
 
 
 @app.command()
-def export(context: typer.Context, config: ConfigOption = None) -> int:
-    """Write every job with all its resources as JSON lines."""
+def export(context: typer.Context, as_json: JsonOption = True, config: ConfigOption = None) -> int:
+    """Write every job with all its resources as JSON lines, with or without --json."""
 
     async def work(ask: Ask) -> None:
         after = None
