@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
+from tests.process import crash
+from tests.process.background import Background
+from tests.process.hasty import HASTY
 from tests.process.load import Load, plain
 from tests.process.oracle import Oracle
 from tests.process.origins import OriginProcess
 from tests.process.service import Service
+from tests.process.waiting import pause
+
+KILLS = 16
+"""While crowds post."""
 
 
 def other_body(load: Load) -> bytes:
@@ -112,4 +122,66 @@ def test_a_key_outlives_restarts_and_kills(tmp_path: Path, origin: OriginProcess
         assert service.http.post(other_body(load), key=load.key, headers=load.headers).status_code == 409
         assert len(service.http.jobs()) == 1
         oracle.await_settled(30)
+        service.end()
+
+
+def insist(service: Service, load: Load, body: bytes) -> httpx.Response:
+    """The first answer that is no 5xx: a post is repeated with its key until somebody knows."""
+    for _ in range(600):
+        try:
+            response = service.http.post(body, key=load.key, headers=load.headers)
+        except httpx.TransportError:
+            pass
+        else:
+            if response.status_code < 500:
+                return response
+        pause(0.05)
+    raise AssertionError(f"no answer for {load.key}\n{service.dump()}")
+
+
+@pytest.mark.timeout(180)
+def test_crowds_with_one_key_each_while_apis_and_the_hub_are_killed(tmp_path: Path, origin: OriginProcess) -> None:
+    """Half of the keys are of a job type with a handler, which reserves first. In each crowd two bodies compete for the key."""
+    seed = crash.chosen_seed()
+    print(f"{crash.SEED_VARIABLE}={seed}")
+    chance = random.Random(seed)
+    overrides = {"server": {"processes": 2}, "job_types": {"handled": {"handler": "fetchbox.handlers:Handler"}}}
+    with Service(tmp_path, overrides, script=HASTY).start() as service:
+        oracle = Oracle(service.http, service.assets, origin.journal)
+        killed: list[str] = []
+
+        def kill(stopped: threading.Event) -> None:
+            # Only when the one before is healed: else nobody would ever be acknowledged.
+            while not stopped.wait(chance.uniform(0.0, 0.4)) and len(killed) < KILLS:
+                if not service.ready():
+                    continue
+                whom = chance.choice(["api", "api", "hub"])
+                service.kill_one(whom)
+                killed.append(whom)
+
+        with Background("killing", kill), ThreadPoolExecutor(16) as crowd:
+            number = 0
+            while len(killed) < KILLS:
+                number += 1
+                load = plain(origin.base_url, 400 + number, 10, key="embattled")
+                if number % 2:
+                    load.headers["x-fetchbox-job-type"] = "handled"
+                bodies = [load.body, other_body(load)]
+
+                def post(at: int, load: Load = load, bodies: list[bytes] = bodies) -> tuple[int, httpx.Response]:
+                    return at % 2, insist(service, load, bodies[at % 2])
+
+                answers = list(crowd.map(post, range(16)))
+                won = {side for side, answer in answers if answer.status_code in (200, 202)}
+                assert len(won) == 1, f"{load.key}: both bodies, or none, were accepted: {[a.status_code for _, a in answers]}"
+                jobs = {answer.json()["job_id"] for side, answer in answers if side in won}
+                named = {answer.json()["error"]["job_id"] for side, answer in answers if side not in won}
+                assert all(answer.status_code == 409 for side, answer in answers if side not in won)
+                assert len(jobs) == 1
+                assert named == jobs, f"{load.key}: accepted as {jobs}, the conflicts name {named}"
+                kept = Load(load.key, bodies[won.pop()], load.resources, load.headers)
+                oracle.acknowledge(kept, {"job_id": jobs.pop(), "resource_count": 10}, 200)
+        service.wait_ready()
+        oracle.await_settled(60)
+        print(f"{len(killed)} kills ({killed.count('hub')} of the hub) met {number} crowds; {oracle.check()}")
         service.end()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.process import kills
+from tests.process import kills, progress
 from tests.process.background import posting, sampling
 from tests.process.load import KIB, plain
 from tests.process.oracle import Oracle, Report, difference
@@ -45,6 +46,7 @@ class CrashReport:
     oracle: Report
     refusals: int
     seconds: float
+    usage: str
 
     def __str__(self) -> str:
         return "\n".join(
@@ -53,6 +55,7 @@ class CrashReport:
                 f"  {self.kills}",
                 f"  {self.oracle}",
                 f"  {self.refusals} posts met a 5xx or a broken connection and were repeated with their key",
+                f"  {self.usage}",
             ]
         )
 
@@ -63,8 +66,9 @@ def chosen_seed() -> int:
     return int(value) if value else secrets.randbelow(2**31)
 
 
-def run(directory: Path, size: Size, seed: int) -> CrashReport:
-    """One run. AssertionError, naming the seed, as soon as a witness disagrees."""
+def run(directory: Path, size: Size, seed: int, bounds: progress.Bounds | None = None) -> CrashReport:
+    """One run; with `bounds` it prints how far it is, and ends when it takes more. AssertionError, naming the seed, as soon as a witness
+    disagrees."""
     print(f"{SEED_VARIABLE}={seed}", flush=True)
     overrides = {
         "server": {"processes": size.api_processes},
@@ -72,8 +76,13 @@ def run(directory: Path, size: Size, seed: int) -> CrashReport:
         "fetch": {"per_host_concurrency": size.concurrency},
     }
     started = time.monotonic()
-    with OriginProcess(directory, pace=size.pace) as origin, Service(directory / "service", overrides) as service:
-        oracle = Oracle(service.http, service.assets, origin.journal)
+    usage = progress.Usage(directory)
+    with (
+        (directory / "acknowledgements.journal").open("w") as acknowledgements,
+        OriginProcess(directory, pace=size.pace) as origin,
+        Service(directory / "service", overrides) as service,
+    ):
+        oracle = Oracle(service.http, service.assets, origin.journal, acknowledgements)
         service.start()
         loads = (plain(origin.base_url, job, size.per_job, size=size.bytes, tenants=3) for job in range(size.tasks // size.per_job))
         # A few seconds of work ahead: every kill meets tasks in flight, on a slow machine too, and posts on their way.
@@ -82,17 +91,23 @@ def run(directory: Path, size: Size, seed: int) -> CrashReport:
         schedule = kills.plan(seed, size.kills, size.tasks, least=size.least, tree=size.tree)
         try:
             poster = posting(oracle, loads, ahead=ahead, released=lambda: done.next_at, seed=seed)
-            with poster, sampling(oracle, every=size.sample_every) as sampler:
-                kills.carry_out(service, oracle, schedule, done, (poster, sampler))
+            sampler = sampling(oracle, every=size.sample_every)
+            watcher = progress.watching(usage, service, oracle, done, size.kills, size.tasks, bounds)
+            with ExitStack() as stack:
+                for helper in (poster, sampler, watcher):
+                    stack.enter_context(helper)
+                kills.carry_out(service, oracle, schedule, done, (poster, sampler, watcher))
                 poster.join(60 + size.tasks / size.pace)
             service.wait_ready()
             oracle.await_settled(size.settle_limit)
+            progress.say(bounds, "all is settled; holding the witnesses against each other")
             before = oracle.snapshots()
             report = oracle.check()
+            progress.say(bounds, "they agree; once more after a restart")
             service.end()
             service.start()
             assert not (changed := difference(before, oracle.snapshots())), f"the restart changed what is known:\n{changed}"
             service.end()
         except AssertionError as error:
             raise AssertionError(f"{SEED_VARIABLE}={seed}\n{error}\n{service.dump()}") from error
-        return CrashReport(seed, done, report, service.http.refusals, time.monotonic() - started)
+        return CrashReport(seed, done, report, service.http.refusals, time.monotonic() - started, str(usage))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -74,6 +76,24 @@ def fill(disk: Path, leave: int) -> Path:
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail * free.f_frsize - leave))
     return ballast
+
+
+@contextmanager
+def limited(process: Process, which: int, soft: int) -> Iterator[None]:
+    """The process has this soft limit (resource.RLIMIT_…) for the block; nothing happens to what it starts later or has already."""
+    before = resource.prlimit(process.pid, which)
+    resource.prlimit(process.pid, which, (soft, before[1]))
+    try:
+        yield
+    finally:
+        # It may have died of it.
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process.pid, which, before)
+
+
+def open_files(process: Process) -> int:
+    """How many descriptors it has."""
+    return len(os.listdir(f"/proc/{process.pid}/fd"))
 
 
 @contextmanager

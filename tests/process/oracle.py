@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TextIO, cast
 from urllib.parse import unquote, urlsplit
 
 from tests.process.client import Client, Json
@@ -32,6 +34,9 @@ SETTLED: Final = ("completed", "partial", "failed", "cancelled")
 REQUESTS_PER_TASK: Final = 1.5
 """Most requests that the origin may see for a task, kills and all."""
 RESTART_LIMIT: Final = 30.0
+
+Snapshots = dict[str, bytes]
+"""Every job with its resources, packed: those of a million resources are some hundred megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,17 @@ class Report:
 
 
 class Oracle:
-    """Journals what was acknowledged and checks everything against it. Thread-safe."""
+    """Journals what was acknowledged and checks everything against it. Thread-safe.
 
-    def __init__(self, client: Client, store: Path, journal: Journal) -> None:
+    `acknowledgements` gets a line for each acknowledgement as it comes: key, job, status.
+    """
+
+    def __init__(self, client: Client, store: Path, journal: Journal, acknowledgements: TextIO | None = None) -> None:
         self.client = client
         self.store = store
         self.journal = journal
+        self._root = os.path.realpath(store)
+        self._acknowledgements = acknowledgements
         self.acknowledged: dict[str, Load] = {}
         self.samples = 0
         self._by_key: dict[str, str] = {}
@@ -82,12 +92,20 @@ class Oracle:
             earlier = self._by_key.setdefault(load.key, job_id)
             assert earlier == job_id, f"key {load.key} was acknowledged as {earlier}, and then with {status} as {job_id}"
             self.acknowledged[job_id] = load
+            if self._acknowledgements is not None:
+                print(load.key, job_id, status, file=self._acknowledgements, flush=True)
 
     @property
     def tasks(self) -> int:
         """Resources acknowledged so far."""
         with self._lock:
             return sum(len(load.resources) for load in self.acknowledged.values())
+
+    @property
+    def pending(self) -> int:
+        """Resources that the last sample showed as pending."""
+        with self._lock:
+            return sum(job["resource_pending"] for job in self._seen.values())
 
     # ---- while it runs ------------------------------------------------------------------------------------------------------
 
@@ -149,8 +167,8 @@ class Oracle:
         jobs = {job["job_id"]: job for job in self.sample()}
         strangers = set(jobs) - set(self.acknowledged)
         assert not strangers, f"jobs that nobody was told of: {sorted(strangers)[:5]}"
-        objects: dict[Path, Wanted] = {}
-        manifests: dict[Path, Load] = {}
+        objects: dict[str, Wanted] = {}
+        manifests: dict[str, Load] = {}
         resources = 0
         for job_id, load in self.acknowledged.items():
             job = self.client.job(job_id, limit=RESTART_LIMIT)
@@ -179,18 +197,20 @@ class Oracle:
             assert outcome["index"] == index, f"resources are out of order: {outcome}"
             check_outcome(wanted, outcome)
 
-    def _path(self, url: str) -> Path:
+    def _path(self, url: str) -> str:
         parts = urlsplit(url)
         assert parts.scheme == "file", f"not a file URL: {url}"
-        path = Path(unquote(parts.path))
-        assert path.resolve().is_relative_to(self.store.resolve()), f"outside the store's root: {url}"
+        path = os.path.normpath(unquote(parts.path))
+        if not path.startswith(self._root + "/"):
+            path = os.path.realpath(path)
+        assert path.startswith(self._root + "/"), f"outside the store's root: {url}"
         return path
 
-    def _check_files(self, objects: dict[Path, Wanted], manifests: dict[Path, Load], limit: float) -> None:
+    def _check_files(self, objects: dict[str, Wanted], manifests: dict[str, Load], limit: float) -> None:
         wanted = set(objects) | set(manifests)
 
         def difference() -> list[str]:
-            there = {path for path in self.store.rglob("*") if not path.is_dir()}
+            there = {os.path.join(directory, name) for directory, _, names in os.walk(self._root) for name in names}
             return [f"left over: {p}" for p in sorted(there - wanted)] + [f"missing: {p}" for p in sorted(wanted - there)]
 
         wait_for(
@@ -204,7 +224,7 @@ class Oracle:
             size, digest = digest_of(path)
             assert (size, digest) == (resource.size, resource.sha256), f"{path} holds {size} bytes, {digest}; its URL gives {resource}"
         for path, load in manifests.items():
-            assert json.loads(path.read_bytes()) == json.loads(load.body), f"{path} is not the manifest that was posted as {load.key}"
+            assert json.loads(Path(path).read_bytes()) == json.loads(load.body), f"{path} is not the manifest that was posted as {load.key}"
 
     def _check_requests(self, resources: int, ratio: float) -> int:
         seen = self.journal.copy()
@@ -216,12 +236,14 @@ class Oracle:
         assert requests <= ratio * resources, f"{requests} requests for {resources} tasks are more than {ratio} each"
         return requests
 
-    def snapshots(self) -> dict[str, Any]:
-        """Every job with its resources, as JSON values: to be the same before and after a restart."""
-        return {
-            job["job_id"]: {"job": job, "resources": self.client.resources(job["job_id"], limit=RESTART_LIMIT)}
-            for job in self.client.jobs(limit=RESTART_LIMIT)
-        }
+    def snapshots(self) -> Snapshots:
+        """Every job with its resources, to be compared with `difference`: the same before and after a restart."""
+
+        def snapshot(job: Json) -> bytes:
+            known = {"job": job, "resources": self.client.resources(job["job_id"], limit=RESTART_LIMIT)}
+            return zlib.compress(json.dumps(known).encode(), 1)
+
+        return {job["job_id"]: snapshot(job) for job in self.client.jobs(limit=RESTART_LIMIT)}
 
 
 def conserved(job: Json) -> None:
@@ -254,23 +276,31 @@ def check_outcome(wanted: Wanted, outcome: Json) -> None:
         assert (outcome["size"], outcome["sha256"]) == (wanted.size, wanted.sha256), f"wrong bytes for {wanted}: {outcome}"
 
 
-def digest_of(path: Path) -> tuple[int, str]:
+def digest_of(path: str) -> tuple[int, str]:
     """Size and SHA-256 of a file."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return file.tell(), digest.hexdigest()
 
 
-def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+def difference(before: Snapshots, after: Snapshots) -> str:
     """The first thing in which two snapshots differ, "" when they are the same."""
     for job_id in sorted(set(before) | set(after)):
         if job_id not in before or job_id not in after:
             return f"job {job_id} is only in one of them"
-        if before[job_id]["job"] != after[job_id]["job"]:
-            return f"before: {before[job_id]['job']}\nafter:  {after[job_id]['job']}"
-        for old, new in zip(before[job_id]["resources"], after[job_id]["resources"], strict=False):
-            if old != new:
-                return f"before: {old}\nafter:  {new}"
         if before[job_id] != after[job_id]:
-            return f"the resources of {job_id} differ in number"
+            return _difference(job_id, unpack(before[job_id]), unpack(after[job_id]))
     return ""
+
+
+def unpack(snapshot: bytes) -> Json:
+    """The `job` and the `resources` of a snapshot."""
+    return cast("Json", json.loads(zlib.decompress(snapshot)))
+
+
+def _difference(job_id: str, before: Json, after: Json) -> str:
+    pairs = [(before["job"], after["job"]), *zip(before["resources"], after["resources"], strict=False)]
+    for old, new in pairs:
+        if old != new:
+            return f"before: {old}\nafter:  {new}"
+    return f"the resources of {job_id} differ in number"

@@ -49,7 +49,8 @@ def clean_environment() -> dict[str, str]:
 class Service(testing.Service):
     """`fetchbox.testing.Service`, to be started in any way and as often as wanted over one directory, with its processes within reach.
 
-    `prefix` is put before the command (strace, say). It is not started by being made.
+    `prefix` is put before the command (strace, say), `script` is run in place of `fetchbox up`, and `environment` is added to what the
+    processes inherit. It is not started by being made.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class Service(testing.Service):
         *,
         headers: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        script: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -69,7 +72,9 @@ class Service(testing.Service):
         self.url = f"http://127.0.0.1:{self.port}"
         self.metrics_url = f"http://127.0.0.1:{testing.free_port()}"
         self.configure(overrides or {})
-        self.command = [*prefix, *command("up", "--config", str(self.config_path))]
+        up = command("up", "--config", str(self.config_path)) if script is None else [sys.executable, str(script), str(self.config_path)]
+        self.command = [*prefix, *up]
+        self.environment = dict(environment or {})
         self.http = Client(self.url, headers)
         self.started = False
 
@@ -102,7 +107,7 @@ class Service(testing.Service):
                 stderr=log,
                 text=True,
                 cwd=self.directory,
-                env=clean_environment(),
+                env=clean_environment() | self.environment,
                 start_new_session=True,
             )
         self.started = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -206,7 +206,7 @@ def test_one_key_with_two_jobs_is_found(oracle: Oracle, ledger: Ledger) -> None:
 
 
 def test_snapshots_that_differ_are_told_apart(oracle: Oracle, ledger: Ledger) -> None:
-    before: dict[str, Any] = oracle.snapshots()
+    before = oracle.snapshots()
     assert not difference(before, oracle.snapshots())
     ledger.outcomes["job-2"][1]["size"] += 1
     assert "before:" in difference(before, oracle.snapshots())
