@@ -17,6 +17,8 @@ from tests.process.origins import OriginProcess
 from tests.process.service import Service
 
 SEED_VARIABLE = "FETCHBOX_CRASH_SEED"
+_GIVEN = os.environ.get(SEED_VARIABLE)
+"""Read when this is imported: a test's own environment has none of our variables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,7 @@ class CrashReport:
 
 def chosen_seed() -> int:
     """The seed of the environment, else a new one."""
-    value = os.environ.get(SEED_VARIABLE)
-    return int(value) if value else secrets.randbelow(2**31)
+    return int(_GIVEN) if _GIVEN else secrets.randbelow(2**31)
 
 
 def run(directory: Path, size: Size, seed: int, bounds: progress.Bounds | None = None) -> CrashReport:
@@ -96,7 +97,8 @@ def run(directory: Path, size: Size, seed: int, bounds: progress.Bounds | None =
             with ExitStack() as stack:
                 for helper in (poster, sampler, watcher):
                     stack.enter_context(helper)
-                kills.carry_out(service, oracle, schedule, done, (poster, sampler, watcher))
+                # A second's work is always under way, and seen by the sampler a moment later.
+                kills.carry_out(service, oracle, schedule, done, (poster, sampler, watcher), int(size.pace * (1 + size.sample_every)))
                 poster.join(60 + size.tasks / size.pace)
             service.wait_ready()
             oracle.await_settled(size.settle_limit)

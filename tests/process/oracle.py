@@ -102,10 +102,10 @@ class Oracle:
             return sum(len(load.resources) for load in self.acknowledged.values())
 
     @property
-    def pending(self) -> int:
-        """Resources that the last sample showed as pending."""
+    def settled(self) -> int:
+        """Resources that the last sample showed as settled."""
         with self._lock:
-            return sum(job["resource_pending"] for job in self._seen.values())
+            return sum(job["resource_total"] - job["resource_pending"] for job in self._seen.values())
 
     # ---- while it runs ------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,13 @@ class Journal:
             self._read()
             return self._total
 
+    @property
+    def asked(self) -> int:
+        """Targets that were asked for at least once."""
+        with self._lock:
+            self._read()
+            return len(self.targets)
+
     def count(self, target: str) -> int:
         """Requests so far for a target (path and query, as sent)."""
         with self._lock:

@@ -98,11 +98,10 @@ def watching(usage: Usage, service: Service, oracle: Oracle, done: Kills, kills:
             assert free_bytes(usage.directory) >= KEEP_FREE, f"less than {KEEP_FREE // MIB} MiB are left on the disk: {usage}"
             if usage.seconds - told >= bounds.tell_every:
                 told = usage.seconds
-                acknowledged, requests = oracle.tasks, oracle.journal.total
-                settled = acknowledged - oracle.pending
+                acknowledged, settled, requests = oracle.tasks, oracle.settled, oracle.journal.total
                 parts = [
                     f"{told:6.0f} s: {done.done.total()} of {kills} kills",
-                    f"{acknowledged} of {tasks} tasks acknowledged, about {settled} settled",
+                    f"{acknowledged} of {tasks} tasks acknowledged, {settled} settled",
                     f"{requests} requests ({requests / max(1, settled):.2f} a settled task)",
                     f"{service.http.refusals} posts repeated",
                     str(usage),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +30,18 @@ def test_a_plan_follows_from_its_seed() -> None:
     assert first == again != other
     assert [kill.at for kill in first] == sorted({kill.at for kill in first})
     assert 0 < first[0].at <= first[-1].at < 10_000
+
+
+def test_the_seed_of_the_environment_is_the_one_that_is_used(pytestconfig: pytest.Config) -> None:
+    """Under pytest too, whose fixtures take our variables away before a test begins."""
+    code = "from tests.process import crash; import os; os.environ.clear(); print(crash.chosen_seed())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=pytestconfig.rootpath,
+        env={**os.environ, crash.SEED_VARIABLE: "77"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "77"

@@ -95,8 +95,15 @@ def driver(role: str, points: FailPoints, plan: Sequence[tuple[Point, int]], don
     return Background(f"killing at points of {role}", work)
 
 
-def strike_all(service: Service, points: FailPoints, targets: Sequence[Point], chance: random.Random, done: Counter[Point]) -> None:
-    """Kills at each target, in an order and at hits that follow from `chance`."""
+def strike_all(
+    service: Service,
+    points: FailPoints,
+    targets: Sequence[Point],
+    chance: random.Random,
+    done: Counter[Point],
+    helpers: Sequence[Background],
+) -> None:
+    """Kills at each target, in an order and at hits that follow from `chance`. Raises what a helper died of meanwhile."""
     drivers = []
     for role in sorted({point.role for point in targets}):
         plan = [(point, chance.randint(1, LATEST_HIT)) for point in targets if point.role == role for _ in range(times(point))]
@@ -106,9 +113,11 @@ def strike_all(service: Service, points: FailPoints, targets: Sequence[Point], c
         for each in drivers:
             stack.enter_context(each)
         while any(each.running for each in drivers):
-            for each in drivers:
+            for each in (*helpers, *drivers):
                 each.raise_failure()
             pause(0.05)
+        for each in helpers:
+            each.raise_failure()
 
 
 def loads(origin: str, poster: int, headers: dict[str, str]) -> Iterator[Load]:
@@ -134,12 +143,13 @@ def run(service: Service, oracle: Oracle, points: FailPoints, targets: Sequence[
     done: Counter[Point] = Counter()
     started = time.monotonic()
     with ExitStack() as stack:
+        helpers = [sampling(oracle, every=1.0)]
         for poster in range(POSTERS):
             same = loads(origin, poster // CLIENTS, headers)
-            stack.enter_context(posting(oracle, same, ahead=30 * PER_JOB, seed=seed + poster, limit=120))
-        sampler = stack.enter_context(sampling(oracle, every=1.0))
-        strike_all(service, points, targets, chance, done)
-        sampler.raise_failure()
+            helpers.append(posting(oracle, same, ahead=30 * PER_JOB, seed=seed + poster, limit=120))
+        for helper in helpers:
+            stack.enter_context(helper)
+        strike_all(service, points, targets, chance, done, helpers)
     killing = time.monotonic() - started
     assert not points.armed
     assert all(done[point] == times(point) for point in targets)

@@ -42,6 +42,7 @@ class WorkerLoop:
         self._finished = asyncio.Event()
         self._room = asyncio.Event()
         self._draining = asyncio.Event()
+        self._connected = asyncio.Event()
         self._reporting = asyncio.Lock()
         self.reported = asyncio.Event()
         hub.on_connected(self._connection_changed)
@@ -87,8 +88,20 @@ class WorkerLoop:
         self._finished.set()
 
     def _connection_changed(self, connected: bool) -> None:
-        if not connected:
+        if connected:
+            self._connected.set()
+        else:
+            self._connected.clear()
             self._joined = False
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits so long, or until a hub that is away is back: what a worker holds unreported would be done again if it died."""
+        if self._hub.connected:
+            await asyncio.sleep(seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._connected.wait()
 
     async def _poll_forever(self) -> None:
         pause = RETRY_FIRST
@@ -102,7 +115,7 @@ class WorkerLoop:
             except (HubUnavailable, Refused) as error:
                 self._joined = False  # a hub that does not know this member says so: enter again
                 log.info("poll failed, trying again", error=str(error), pause=pause)
-                await asyncio.sleep(pause)
+                await self._pause(pause)
                 pause = min(pause * 2, RETRY_MOST)
 
     async def _poll_once(self) -> None:
@@ -124,7 +137,7 @@ class WorkerLoop:
             try:
                 settled = await self._hub.settled(delivery)
             except HubUnavailable:
-                await asyncio.sleep(pause)
+                await self._pause(pause)
                 pause = min(pause * 2, RETRY_MOST)
         started = self._engine.submit(delivery, settled)
         if started < admitted:  # the rest is settled already, or no task: their offsets want to be committed
@@ -161,5 +174,5 @@ class WorkerLoop:
                 return
             except (HubUnavailable, Refused) as error:
                 log.info("report not taken, trying again", error=str(error), waiting=round(time.monotonic() - since, 1))
-                await asyncio.sleep(pause)
+                await self._pause(pause)
                 pause = min(pause * 2, RETRY_MOST)
