@@ -1,6 +1,6 @@
 //! What all parts of the hub share: the database, what of it is visible to readers, and the way to the writer.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,6 +64,8 @@ pub struct Core {
     /// Committed offsets by topic, group and partition.
     pub committed: RwLock<BTreeMap<(u8, String), BTreeMap<u32, u64>>>,
     pub groups: Mutex<HashMap<(u8, String), Group>>,
+    /// Connections that are up. What one of the others asked for may still be on its way: it must not come to own anything.
+    pub connections: Mutex<HashSet<u64>>,
     /// Wakes pollers of a topic: after an append, and when a group changed.
     pub wake: Vec<watch::Sender<u64>>,
     /// Wakes whoever publishes the outbox.

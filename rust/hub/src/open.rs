@@ -130,6 +130,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         start,
         committed: RwLock::new(committed),
         groups: Mutex::new(HashMap::new()),
+        connections: Mutex::default(),
         wake: (0..=Topic::ALL.len()).map(|_| watch::Sender::new(0)).collect(),
         outbox_wake: watch::Sender::new(0),
         active: RwLock::new(active),

@@ -67,8 +67,8 @@ impl Writer {
 
     /// Answers a reserve, or lets it wait for the live owner of its key.
     pub(crate) fn reserve(&mut self, request: ReserveRequest, connection: u64, reply: Reply<ReserveReply>) {
-        if reply.is_closed() {
-            // Whoever asked is gone, perhaps with its connection: it must not come to own the key.
+        if reply.is_closed() || !self.core.connections.lock().contains(&connection) {
+            // Whoever asked is gone: it must not come to own the key, which nobody would take from it.
             return;
         }
         let key = keys::reservation(&request.tenant, &request.job_type, &request.key);
@@ -203,4 +203,30 @@ pub fn check_body(reserved: &Reserved, body_sha256: &str) -> Result<(), HubError
         return Ok(());
     }
     Err(HubError::refused("IDEMPOTENCY_CONFLICT", "the idempotency key was used with another body").about(&id_text(&reserved.id())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HubConfig;
+    use crate::hub::Hub;
+    use crate::writer::Command;
+
+    #[test]
+    fn a_request_that_outlives_its_connection_owns_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let hub = Hub::open(HubConfig::new(dir.path().join("hub"), dir.path().join("socket"))).unwrap();
+        let core = hub.core();
+        let reserve = |connection: u64| {
+            let job_id = uuid::Uuid::now_v7().to_string();
+            let request = ReserveRequest { tenant: "t".into(), job_type: "j".into(), key: "k".into(), job_id, ..Default::default() };
+            core.ask(|reply| Command::Reserve { request, connection, reply })
+        };
+        core.connections.lock().insert(2);
+        // Its end was told before its request came by, and will not be told again.
+        core.commands.blocking_send(Command::Disconnected { connection: 1 }).unwrap();
+        assert!(matches!(reserve(1), Err(HubError::Unavailable(_))));
+        assert!(!reserve(2).unwrap().accepted);
+        hub.close();
+    }
 }

@@ -137,6 +137,10 @@ fn member(core: &Core, connection: u64, op: Op, request: &JoinRequest) -> Result
     }
     let now = core.clock.elapsed();
     let mut groups = core.groups.lock();
+    if !core.connections.lock().contains(&connection) {
+        // A member that nobody would ever miss would keep its partitions for good.
+        return Err(HubError::Unavailable("the connection is gone".into()));
+    }
     let group = groups.entry((topic as u8, request.group.clone())).or_insert_with(|| Group::new(core.partitions(topic)));
     match op {
         Op::Join => group.join(&request.member, connection, &request.partitions, now),

@@ -91,6 +91,8 @@ struct Goodbye {
 
 impl Drop for Goodbye {
     fn drop(&mut self) {
+        // First, so that whatever of it is still on its way comes either before what follows, or to nothing.
+        self.core.connections.lock().remove(&self.connection);
         let now = self.core.clock.elapsed();
         let mut topics = Vec::new();
         for ((topic, _), group) in self.core.groups.lock().iter_mut() {
@@ -124,6 +126,7 @@ async fn connection(core: Arc<Core>, stream: UnixStream, connection: u64) {
         return;
     }
     reader.decoder_mut().set_max_frame_length(MAX_FRAME);
+    core.connections.lock().insert(connection);
     let _goodbye = Goodbye { core: Arc::clone(&core), connection };
     let peer = Peer { connection, role };
     let (replies, outgoing) = mpsc::channel::<Bytes>(REPLIES);
