@@ -75,6 +75,8 @@ def main() -> int:
     free = progress.free_bytes(directory)
     if free < bounds.disk_bytes + progress.KEEP_FREE:
         wanted = (bounds.disk_bytes + progress.KEEP_FREE) / (1 << 30)
+        if options.directory is None:
+            directory.rmdir()
         parser.error(f"{directory} has {free / (1 << 30):.1f} GiB free, the run may need {wanted:.1f}: choose --directory or fewer --tasks")
     print(f"in {directory}, at most {bounds.seconds:.0f} s and {bounds.disk_bytes / (1 << 30):.1f} GiB", flush=True)
     try:
