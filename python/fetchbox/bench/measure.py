@@ -138,6 +138,8 @@ class _Watch:
         self._scope = scope
         self.peaks: dict[str, int] = {}
         self.peak_sum = 0
+        own = read_process(os.getpid())
+        self._own_title = own.title if own else ""
         self.orphans_user = 0.0
         self.orphans_system = 0.0
 
@@ -161,8 +163,10 @@ class _Watch:
         return read_all(self._scope.pids()) if self._scope else read_tree(self._root)
 
     def _sample(self) -> None:
-        # The shell that enters the cgroup is not what is measured.
-        members = {pid: state for pid, state in self._members().items() if "cgroup.procs" not in state.title}
+        # Neither the shell that enters the cgroup is measured, nor a copy of ourselves that has not become the command yet.
+        members = {
+            pid: state for pid, state in self._members().items() if "cgroup.procs" not in state.title and state.title != self._own_title
+        }
         for state in members.values():
             name = short_title(state.title)
             self.peaks[name] = max(self.peaks.get(name, 0), state.peak_rss)
