@@ -20,6 +20,7 @@ __all__ = [
     "Settled",
     "TaskBatch",
     "__version__",
+    "check_replay",
     "compile_manifest",
     "compile_tasks",
     "failure_codes",
@@ -68,6 +69,10 @@ def parse_manifest(body: bytes, context: bytes) -> bytes:
 
 def compile_tasks(tasks: bytes, context: bytes) -> TaskBatch:
     """Validates and encodes the tasks that a handler built, a JSON list. Raises like `compile_manifest`."""
+
+def check_replay(order: bytes, limits: bytes) -> None:
+    """Checks the changes of a replay, a JSON object with `headers`, `proxy_pool` and `url_replace`. Raises CoreError("validation") with all
+    faults."""
 
 def key_template_problem(template: str) -> str | None:
     """What is wrong with a `key_template`, or None."""

@@ -65,6 +65,10 @@ class FakeCore:
         self.contexts.append(known)
         return FakeTasks(items, known["attributes"], known)
 
+    def check_replay(self, order: bytes, limits: bytes) -> None:
+        if "host" in {name.lower() for name in json.loads(order).get("headers") or {}}:
+            raise FakeCoreError("validation", "not valid", [{"pointer": "/headers/Host", "code": "header", "message": "not yours to set"}])
+
     @staticmethod
     def _check(body: bytes) -> dict[str, Any]:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.unit.api_fakes import FakeCoreError, Ingress, error_code, manifest
+from tests.unit.api_fakes import Ingress, error_code, manifest
 
 from fetchbox.api.watch import Watch
 from fetchbox.errors import HubUnavailable, Refused
@@ -153,42 +153,6 @@ async def test_the_manifest_comes_from_its_file(tmp_path: Any) -> None:
 async def test_a_manifest_key_outside_the_store_is_404(ingress: Ingress, key: str) -> None:
     ingress.hub.answers["manifest"] = [{"manifest_key": key, "body": None}]
     assert (await ingress.client.get("/operators/jobs/j1/manifest")).status_code == 404
-
-
-async def test_the_dlq_passes_through(ingress: Ingress) -> None:
-    ingress.hub.answers["dlq"] = [{"entries": [], "next_cursor": None}]
-    assert (await ingress.client.get("/operators/dlq?code=DOWNLOAD_TLS&host=a&since=2026-01-01")).json()["entries"] == []
-    assert ingress.hub.called("query dlq") == [{"code": "DOWNLOAD_TLS", "host": "a", "since": "2026-01-01", "limit": 100}]
-
-
-async def test_a_hub_without_dead_letters_is_404(ingress: Ingress) -> None:
-    ingress.hub.fail("query dlq", FakeCoreError("internal", "invalid: there is no question dlq"))
-    response = await ingress.client.get("/operators/dlq")
-    assert (response.status_code, error_code(response)) == (404, "NOT_FOUND")
-
-
-async def test_a_replay_passes_through(ingress: Ingress) -> None:
-    ingress.hub.answers["dlq_replay"] = [{"count": 3}]
-    order = {"filter": {"code": "DOWNLOAD_TLS"}, "headers": {"a": "b"}, "dry_run": True}
-    assert (await ingress.client.post("/operators/dlq/replay", json=order)).json() == {"count": 3}
-    assert ingress.hub.called("query dlq_replay") == [order]
-
-
-@pytest.mark.parametrize(
-    ("order", "pointer"),
-    [
-        ([], ""),
-        ({}, "/filter"),
-        ({"filter": {}, "filters": {}}, "/filters"),
-        ({"filter": {}, "headers": []}, "/headers"),
-        ({"filter": {}, "dry_run": "yes"}, "/dry_run"),
-    ],
-)
-async def test_a_replay_of_the_wrong_shape_is_400(ingress: Ingress, order: Any, pointer: str) -> None:
-    response = await ingress.client.post("/operators/dlq/replay", json=order)
-    assert (response.status_code, error_code(response)) == (400, "INVALID_PAYLOAD")
-    assert response.json()["error"]["details"][0]["pointer"] == pointer
-    assert ingress.hub.calls == []
 
 
 async def test_live_and_ready(ingress: Ingress) -> None:

@@ -7,6 +7,7 @@ import gzip
 import inspect
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -245,3 +246,40 @@ async def test_async_waiting_and_retrying() -> None:
     transport = httpx.MockTransport(lambda request: next(answers))
     async with AsyncClient("http://service", transport=transport) as client, asyncio.timeout(5):
         assert (await client.wait("j")).status == "completed"
+
+
+def test_dead_letters_are_listed_page_by_page() -> None:
+    letter = {"job_id": "j", "resource_id": "r", "code": "C", "news": 1}
+    first = httpx.Response(200, json={"entries": [{"id": "j.0.0", **letter}], "next_cursor": "two"})
+    script = Script(first, httpx.Response(200, json={"entries": [{"id": "j.1.0", **letter}], "next_cursor": None}))
+    with script.client(operator_token="op") as client:
+        letters = list(client.dlq(code="C", since=datetime(2026, 1, 31, 12, tzinfo=UTC)))
+    assert [found.id for found in letters] == ["j.0.0", "j.1.0"]
+    assert dict(script.requests[0].url.params) == {"code": "C", "since": "2026-01-31T12:00:00+00:00", "limit": "500"}
+    assert script.requests[1].url.params["cursor"] == "two"
+    assert script.requests[0].headers["x-fetchbox-operator-token"] == "op"
+
+
+def test_orders_on_dead_letters_say_what_is_meant() -> None:
+    script = Script(error(503, "HUB_UNAVAILABLE", "0"), httpx.Response(200, json={"count": 3, "refused": 1}))
+    with script.client() as client:
+        moved = client.replay(job="j", headers={"a": "b"}, url_replace=[("x", "y")], dry_run=True)
+        purged = client.purge()
+    assert (moved.count, moved.refused, purged.count) == (3, 1, 3)
+    assert len(script.requests) == 3
+    order = {"filter": {"job": "j"}, "headers": {"a": "b"}, "url_replace": [["x", "y"]], "dry_run": True}
+    assert [json.loads(request.content) for request in script.requests[:2]] == [order, order]
+    assert json.loads(script.requests[2].content) == {"filter": {}, "dry_run": False}
+    assert script.requests[0].headers["content-type"] == "application/json"
+    # A large one takes its time.
+    assert script.requests[0].extensions["timeout"]["read"] == 600
+
+
+def test_groups_and_stories_of_dead_letters() -> None:
+    script = Script(
+        httpx.Response(200, json={"groups": [{"host": "h", "count": 2}], "total": 2}), httpx.Response(200, json={"id": "j.0.0"})
+    )
+    with script.client() as client:
+        assert [(group.host, group.count) for group in client.dlq_groups("host", code="C")] == [("h", 2)]
+        assert client.dead_letter("j.0.0")["id"] == "j.0.0"
+    assert dict(script.requests[0].url.params) == {"by": "host", "code": "C"}

@@ -42,6 +42,12 @@ def settings_of(config: Config, manifests: Manifests | None = None) -> Settings:
         max_resources=server.max_resources,
         rate_limit=rate_limit_of(server.rate_limit),
         buckets=frozenset(buckets),
+        proxy_pools=frozenset(config.proxy.pools),
+        replay_context={
+            "limits": {"max_headers": MAX_HEADERS, "max_header_bytes": server.max_header_bytes},
+            "schemes": {name: list(CURL_SCHEMES) for name, kind in config.job_types.items() if kind.transport == "curl"},
+            "partition_by": config.tasks.partition_by,
+        },
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 import fetchbox
+from fetchbox.api.dlq import GROUPS
 from fetchbox.api.openapi_schemas import SCHEMAS
 from fetchbox.api.pages import JOB_STATUSES, LIMIT_DEFAULT, LIMIT_MAX, MAX_OFFSET, MAX_VALUE, RESOURCE_STATES
 
@@ -80,6 +81,14 @@ _LOG_QUERY: list[Node] = [
     _query("follow", {"type": "boolean", "default": False}, "Go on after the job is settled."),
     _header("Last-Event-ID", {"type": "string", "pattern": "^[0-9]{1,19}$"}, "Offset of the last record seen, exclusive."),
     _header("Accept", {"type": "string"}, "`application/x-ndjson` for JSON lines."),
+]
+_DLQ_QUERY: list[Node] = [
+    _query("job", _FILTER, "Of this job."),
+    _query("code", _FILTER, "With this failure code."),
+    _query("host", _FILTER, "Of this host of the task's URL, with or without a port."),
+    _query("since", _FILTER, 'Failed since: an RFC 3339 time, a date, or how long ago ("15m", "2h", "7d").'),
+    _query("tenant", _FILTER, "Of this tenant's jobs."),
+    _query("id", _FILTER, "This entry."),
 ]
 _STATE = _query("state", {"type": "string", "enum": list(RESOURCE_STATES)}, "Only resources in this state.")
 
@@ -165,9 +174,14 @@ def _paths() -> dict[str, Node]:
             ],
         ),
         "/operators/dlq": (
-            "Dead letters",
+            "Dead letters, newest first",
             "DeadLetterPage",
-            [*(_query(name, _FILTER, f"By {name}.") for name in ("job", "code", "host", "since")), *_PAGING],
+            [*_DLQ_QUERY, _query("replayed", {"type": "boolean", "default": False}, "Those that were put back to work instead."), *_PAGING],
+        ),
+        "/operators/dlq/groups": (
+            "How many dead letters there are of each code, host or job",
+            "DeadLetterGroups",
+            [_query("by", {"type": "string", "enum": list(GROUPS), "default": "code"}, "What to count by."), *_DLQ_QUERY, _PAGING[0]],
         ),
     }
     for path, (summary, schema, parameters) in lists.items():
@@ -178,13 +192,17 @@ def _paths() -> dict[str, Node]:
     ):
         answers = _answers({"200": _json(_ref(schema), "The document.")}, *operator, 404, 502)
         paths[f"/operators/jobs/{{job_id}}/{name}"] = {"get": _get(summary, "operators", answers, [_JOB_ID])}
-    replay = _get(
-        "Put dead letters back to work",
-        "operators",
-        _answers({"200": _json(_ref("Replayed"), "How many.")}, *operator, 404, 408, 409, 413, 415),
-    )
-    replay["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref("Replay")}}}
-    paths["/operators/dlq/replay"] = {"post": replay}
+    for name, summary, schema in (
+        ("replay", "Put dead letters back to work, perhaps changed", "Replay"),
+        ("purge", "Forget dead letters; their jobs keep their counts", "Purge"),
+    ):
+        answers = _answers({"200": _json(_ref("Moved"), "How many.")}, *operator, 404, 408, 409, 413, 415)
+        order = _get(summary, "operators", answers)
+        order["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(schema)}}}
+        paths[f"/operators/dlq/{name}"] = {"post": order}
+    entry: Node = {"name": "entry_id", "in": "path", "required": True, "schema": _FILTER, "description": "The entry's `id`."}
+    story = _answers({"200": _json(_ref("DeadLetterStory"), "The entry.")}, *operator, 404)
+    paths["/operators/dlq/{entry_id}"] = {"get": _get("The whole story of one dead letter", "operators", story, [entry])}
     health = {"200": _json(_ref("Health"), "All is well."), "503": _json(_ref("Health"), "Something is degraded.")}
     paths["/operators/health"] = {"get": _get("Every component", "operators", {**_answers({}, 401, 403, 500), **health})}
     paths["/health/ready"] = {"get": _get("Whether this process can do its part", "health", health)}

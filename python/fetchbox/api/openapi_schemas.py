@@ -33,6 +33,29 @@ _STRING_MAP: Node = {"type": "object", "additionalProperties": {"type": "string"
 
 _COUNTS = ("total", "completed", "reused", "filtered", "failed", "cancelled", "pending")
 
+_LETTER = _object(
+    {
+        "id": {"type": "string", "description": "Job, index and generation."},
+        "job_id": _TEXT,
+        "job_type": _TEXT,
+        "tenant": _TEXT,
+        "resource_id": _TEXT,
+        "index": _COUNT,
+        "generation": _COUNT,
+        "state": {"type": "string", "enum": ["dead", "replayed"]},
+        "code": _TEXT,
+        "message": _TEXT_OR_NULL,
+        "http_status": _COUNT_OR_NULL,
+        "url": _TEXT_OR_NULL,
+        "host": _TEXT_OR_NULL,
+        "attempts": _COUNT,
+        "proxy": _TEXT_OR_NULL,
+        "failed_at": _TIME,
+        "replayed_at": _TIME_OR_NULL,
+    },
+    required=("id", "job_id", "resource_id", "code", "state", "failed_at"),
+)
+
 SCHEMAS: Node = {
     "Manifest": _object(
         {
@@ -148,20 +171,64 @@ SCHEMAS: Node = {
         },
         required=("job", "conservation", "resources"),
     ),
-    "DeadLetter": _object({"job_id": _TEXT, "resource_id": _TEXT, "code": _TEXT}, required=("job_id", "resource_id", "code")),
+    "DeadLetter": _LETTER,
     "DeadLetterPage": _page("entries", "DeadLetter"),
+    "DeadLetterStory": _object(
+        {
+            **_LETTER["properties"],
+            "task": {"type": ["object", "null"], "description": "As it was tried; secrets are hidden."},
+            "context": _STRING_MAP,
+            "outcome": {"$ref": "#/components/schemas/Outcome"},
+            "history": {
+                "type": "array",
+                "items": {"$ref": "#/components/schemas/Outcome"},
+                "description": "Every outcome of the resource, over its generations.",
+            },
+            "log": {"type": "array", "items": {"type": "object"}, "description": "What the job's log says of the resource."},
+        },
+        required=(*_LETTER["required"], "task", "context", "outcome", "history", "log"),
+    ),
+    "DeadLetterGroups": _object(
+        {
+            "groups": {
+                "type": "array",
+                "items": _object({"code": _TEXT, "host": _TEXT, "job": _TEXT, "count": _COUNT, "newest_at": _TIME}, required=("count",)),
+            },
+            "total": _COUNT,
+            "others": {**_COUNT, "description": "Entries of groups beyond the limit."},
+            "next_cursor": {"type": "null"},
+        },
+        required=("groups", "total", "others", "next_cursor"),
+    ),
+    "DeadLetterFilter": _object(
+        dict.fromkeys(("id", "job", "tenant", "code", "host", "since"), _TEXT_OR_NULL),
+        closed=True,
+    ),
     "Replay": _object(
         {
-            "filter": _object(dict.fromkeys(("job", "code", "host", "since"), _TEXT)),
-            "headers": _STRING_MAP,
-            "proxy_pool": _TEXT,
-            "url_replace": {"type": ["object", "array"]},
-            "dry_run": {"type": "boolean"},
+            "filter": {"$ref": "#/components/schemas/DeadLetterFilter"},
+            "headers": {
+                "type": "object",
+                "additionalProperties": {"type": ["string", "null"]},
+                "description": "Set on every task; null takes a header away.",
+            },
+            "proxy_pool": {**_TEXT_OR_NULL, "description": "A configured pool to begin with."},
+            "url_replace": {
+                "type": ["object", "array", "null"],
+                "description": "Literal text, replaced where it stands first in the URL: {from, to}, a map, or a list of rules.",
+            },
+            "dry_run": {"type": "boolean", "description": "Only check and count."},
         },
         required=("filter",),
         closed=True,
     ),
-    "Replayed": _object({"count": _COUNT}, required=("count",)),
+    "Purge": _object(
+        {"filter": {"$ref": "#/components/schemas/DeadLetterFilter"}, "dry_run": {"type": "boolean"}}, required=("filter",), closed=True
+    ),
+    "Moved": _object(
+        {"count": _COUNT, "refused": {**_COUNT, "description": "Entries passed over: their jobs were cancelled, or they hold no task."}},
+        required=("count", "refused"),
+    ),
     "Component": _object({"status": {"type": "string"}, "reason": _TEXT, "since": _TIME}, required=("status", "since")),
     "Health": _object(
         {

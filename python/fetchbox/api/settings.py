@@ -42,6 +42,10 @@ class Settings:
     """Jobs per tenant: `per_second` and `burst`; None for no limit."""
     buckets: frozenset[str] = frozenset()
     """Buckets that a handler may name."""
+    proxy_pools: frozenset[str] = frozenset()
+    """Pools that a replay may name."""
+    replay_context: Mapping[str, Any] = field(default_factory=lambda: {"limits": {}})
+    """What the hub has to know to make tasks of dead letters: limits, schemes by job type, what chooses a partition."""
 
     def tenant(self, headers: Mapping[bytes, bytes]) -> tuple[str, bool]:
         """The caller's tenant, and whether the request fixes it (so that `attributes.tenant` cannot). Raises Problem 400, 401 or 403."""

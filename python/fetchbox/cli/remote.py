@@ -49,10 +49,13 @@ class Remote:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._http.close()
 
-    def call(self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: object = None) -> Any:
-        """The JSON of an answer. Refused for an error answer, ServiceUnavailable when nobody answers."""
+    def call(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: object = None, timeout: float | None = None
+    ) -> Any:
+        """The JSON of an answer, waited for `timeout` seconds. Refused for an error answer, ServiceUnavailable when nobody answers."""
+        limit = TIMEOUT if timeout is None else httpx.Timeout(timeout, connect=5.0)
         try:
-            response = self._http.request(method, path, params=_given(params), json=body)
+            response = self._http.request(method, path, params=_given(params), json=body, timeout=limit)
         except httpx.HTTPError as error:
             raise self._unavailable(error) from error
         if response.is_error:

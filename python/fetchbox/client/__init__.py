@@ -13,6 +13,17 @@ from __future__ import annotations
 
 from fetchbox.client.awaiting import AsyncClient
 from fetchbox.client.blocking import Client
-from fetchbox.client.records import Accepted, Job, JobError, LogLine, ResourceOutcome
+from fetchbox.client.records import Accepted, DeadLetter, DeadLetterGroup, Job, JobError, LogLine, Moved, ResourceOutcome
 
-__all__ = ["Accepted", "AsyncClient", "Client", "Job", "JobError", "LogLine", "ResourceOutcome"]
+__all__ = [
+    "Accepted",
+    "AsyncClient",
+    "Client",
+    "DeadLetter",
+    "DeadLetterGroup",
+    "Job",
+    "JobError",
+    "LogLine",
+    "Moved",
+    "ResourceOutcome",
+]

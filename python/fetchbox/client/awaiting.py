@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Self
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Self, Unpack
+from urllib.parse import quote
 
 import httpx
 import msgspec
 
-from fetchbox.client.exchange import PAGE, Core, LogCursor, Request, Retry, accepted, checked, job_path, next_pause
-from fetchbox.client.records import Accepted, Job, JobPage, LogLine, ResourceOutcome, ResourcePage
+from fetchbox.client.exchange import PAGE, Core, LogCursor, Request, Retry, accepted, checked, job_path, next_pause, texts
+from fetchbox.client.records import (
+    Accepted,
+    DeadLetter,
+    DeadLetterFilters,
+    DeadLetterGroup,
+    DeadLetterGroups,
+    DeadLetterPage,
+    Job,
+    JobPage,
+    LogLine,
+    Moved,
+    ResourceOutcome,
+    ResourcePage,
+)
 
 
 class AsyncClient:
@@ -107,6 +121,49 @@ class AsyncClient:
             if (cursor := page.next_cursor) is None:
                 return
 
+    async def dlq(self, *, replayed: bool = False, **filters: Unpack[DeadLetterFilters]) -> AsyncIterator[DeadLetter]:
+        """Dead letters, newest first; with `replayed` those that were put back to work instead. For operators."""
+        cursor: str | None = None
+        while True:
+            response = await self._send(self._core.letters(filters, replayed, cursor))
+            page = msgspec.json.decode(checked(response), type=DeadLetterPage)
+            for letter in page.entries:
+                yield letter
+            if (cursor := page.next_cursor) is None:
+                return
+
+    async def dlq_groups(self, by: str = "code", **filters: Unpack[DeadLetterFilters]) -> list[DeadLetterGroup]:
+        """How many dead letters there are of each "code", "host" or "job", the most first. For operators."""
+        response = await self._send(self._core.request("GET", "/operators/dlq/groups", {"by": by, **texts(filters)}))
+        return msgspec.json.decode(checked(response), type=DeadLetterGroups).groups
+
+    async def dead_letter(self, entry_id: str) -> dict[str, Any]:
+        """The whole story of one: its task, its failure, every outcome of the resource and what the log says. For operators."""
+        path = f"/operators/dlq/{quote(entry_id, safe='')}"
+        return msgspec.json.decode(checked(await self._send(self._core.request("GET", path))), type=dict[str, Any])
+
+    async def replay(
+        self,
+        *,
+        headers: Mapping[str, str | None] | None = None,
+        proxy_pool: str | None = None,
+        url_replace: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        dry_run: bool = False,
+        **filters: Unpack[DeadLetterFilters],
+    ) -> Moved:
+        """Puts dead letters back to work, all of them without a filter, and says how many. For operators.
+
+        `headers` are set (None takes one away), `proxy_pool` is a configured pool, `url_replace` literal text and what takes its place.
+        Each is replayed once, however often this is called; after a lost answer the count is that of the rest. Raises Refused (409) for a
+        cancelled job.
+        """
+        changes = {"headers": headers, "proxy_pool": proxy_pool, "url_replace": url_replace, "dry_run": dry_run}
+        return msgspec.json.decode(checked(await self._send(self._core.order("replay", filters, **changes))), type=Moved)
+
+    async def purge(self, *, dry_run: bool = False, **filters: Unpack[DeadLetterFilters]) -> Moved:
+        """Forgets dead letters, all of them without a filter; their jobs keep their counts. For operators."""
+        return msgspec.json.decode(checked(await self._send(self._core.order("purge", filters, dry_run=dry_run))), type=Moved)
+
     async def close(self) -> None:
         """Closes its connections."""
         await self._http.aclose()
@@ -122,7 +179,12 @@ class AsyncClient:
         while True:
             try:
                 response = await self._http.request(
-                    request.method, request.path, params=request.params, headers=request.headers, content=request.body
+                    request.method,
+                    request.path,
+                    params=request.params,
+                    headers=request.headers,
+                    content=request.body,
+                    timeout=request.timeout or httpx.USE_CLIENT_DEFAULT,
                 )
                 pause = retry.after(response)
                 if pause is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import os
 import random
@@ -9,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +31,8 @@ RETRY_AFTER_MAX = 60.0
 POLL = (0.05, 2.0)
 """First and longest pause in seconds between looks at a job that is waited for."""
 PAGE = 500
+ORDER_TIMEOUT = 600.0
+"""Seconds that a replay or purge may take; a million dead letters take a minute."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Request:
     params: Mapping[str, str]
     headers: Mapping[str, str]
     body: bytes | None = None
+    timeout: float | None = None
+    """Seconds for the answer, where the client's own limit is too short."""
 
 
 class Retry:
@@ -101,6 +107,19 @@ class Core:
             headers["content-encoding"] = "gzip"
         return self.request("POST", "/jobs", headers=headers, body=body)
 
+    def letters(self, filters: Mapping[str, object], replayed: bool, cursor: str | None) -> Request:
+        params = {**texts(filters), "replayed": "true" if replayed else None, "limit": PAGE, "cursor": cursor}
+        return self.request("GET", "/operators/dlq", params)
+
+    def order(self, name: str, filters: Mapping[str, object], **changes: object) -> Request:
+        given = {key: value for key, value in changes.items() if value is not None}
+        try:
+            body = orjson.dumps({"filter": texts(filters), **given})
+        except TypeError as error:
+            raise UsageError(f"the order cannot be written as JSON: {error}") from error
+        request = self.request("POST", f"/operators/dlq/{name}", headers={"content-type": "application/json"}, body=body)
+        return dataclasses.replace(request, timeout=ORDER_TIMEOUT)
+
     def away(self, error: httpx.TransportError) -> ServiceUnavailable:
         return ServiceUnavailable(f"no service answers at {self.url}: {error}")
 
@@ -148,6 +167,15 @@ class LogCursor:
             reason = ServiceUnavailable(f"the log stream of {self._core.url} ends again and again")
             raise reason if error is None else self._core.away(error)
         return pause
+
+
+def texts(filters: Mapping[str, object]) -> dict[str, str]:
+    """Filters as the service takes them; times as RFC 3339, in UTC where they name no zone."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, datetime):
+            given[name] = (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).isoformat()
+    return {name: str(value) for name, value in given.items()}
 
 
 def job_path(job_id: str, rest: str = "") -> str:

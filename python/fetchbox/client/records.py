@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -81,6 +82,59 @@ class ResourceOutcome(msgspec.Struct, frozen=True):
     generation: int = 0
 
 
+class DeadLetterFilters(TypedDict, total=False):
+    """Which dead letters are meant; all that are given must hold.
+
+    `since` is an RFC 3339 time, a date, how long ago ("2h"), or a datetime.
+    """
+
+    id: str | None
+    job: str | None
+    code: str | None
+    host: str | None
+    since: str | datetime | None
+    tenant: str | None
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A failed download that waits to be looked after. `state` is "dead" or "replayed"; `generation` counts the replays before it."""
+
+    id: str
+    job_id: str
+    resource_id: str
+    code: str
+    state: str = "dead"
+    job_type: str = ""
+    tenant: str = ""
+    index: int = 0
+    generation: int = 0
+    message: str | None = None
+    http_status: int | None = None
+    url: str | None = None
+    host: str | None = None
+    attempts: int = 0
+    proxy: str | None = None
+    failed_at: str | None = None
+    replayed_at: str | None = None
+
+
+class DeadLetterGroup(msgspec.Struct, frozen=True):
+    """How many dead letters have something in common: the one of `code`, `host` and `job` that was asked for."""
+
+    count: int
+    code: str | None = None
+    host: str | None = None
+    job: str | None = None
+    newest_at: str | None = None
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """How many dead letters were replayed or purged, and how many refused: their jobs were cancelled, or they hold no task."""
+
+    count: int
+    refused: int = 0
+
+
 class LogLine(msgspec.Struct, frozen=True):
     """One record of a job's log."""
 
@@ -98,6 +152,19 @@ class JobPage(msgspec.Struct):
 
     jobs: list[Job]
     next_cursor: str | None = None
+
+
+class DeadLetterPage(msgspec.Struct):
+    """A page of dead letters."""
+
+    entries: list[DeadLetter]
+    next_cursor: str | None = None
+
+
+class DeadLetterGroups(msgspec.Struct):
+    """Groups of dead letters, the largest first."""
+
+    groups: list[DeadLetterGroup]
 
 
 class ResourcePage(msgspec.Struct):

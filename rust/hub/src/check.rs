@@ -90,7 +90,7 @@ pub struct Recount {
 pub fn recount(record: &JobRecord, outcomes: impl IntoIterator<Item = ResourceOutcome>) -> Recount {
     let total = u64::from(record.facts.resource_count);
     let generations: HashMap<u32, u32> = record.generations.iter().map(|g| (g.index, g.generation)).collect();
-    let mut recount = Recount { counts: Counts { total, ..Default::default() }, ..Default::default() };
+    let mut recount = Recount { counts: Counts { total, replayed: record.counts.replayed, ..Default::default() }, ..Default::default() };
     for outcome in outcomes {
         let index = outcome.resource_index;
         if u64::from(index) >= total {

@@ -585,7 +585,7 @@ pub struct JobSettled {
     /// Bit `index % 8` of byte `index / 8` is set for a settled resource; shorter than the job when the rest is pending.
     #[prost(bytes = "bytes", tag = "4")]
     pub bitmap: Bytes,
-    /// Resources whose generation is not 0.
+    /// Resources whose generation is not 0, by index.
     #[prost(message, repeated, tag = "5")]
     pub generations: Vec<Generation>,
 }
@@ -596,8 +596,8 @@ impl JobSettled {
         if self.all {
             return true;
         }
-        let current = self.generations.iter().find(|g| g.index == index).map_or(0, |g| g.generation);
-        generation < current || self.bitmap.get(index as usize / 8).is_some_and(|byte| byte & (1 << (index % 8)) != 0)
+        generation < crate::job::generation(&self.generations, index)
+            || self.bitmap.get(index as usize / 8).is_some_and(|byte| byte & (1 << (index % 8)) != 0)
     }
 }
 

@@ -39,6 +39,9 @@ pub struct Counts {
     pub cancelled: u64,
     #[prost(uint64, tag = "7")]
     pub bytes_stored: u64,
+    /// How often a failed one was put back to work; no part of the sum.
+    #[prost(uint64, tag = "8")]
+    pub replayed: u64,
 }
 
 impl Counts {
@@ -104,7 +107,7 @@ pub struct JobRecord {
     /// A bit per settled resource.
     #[prost(bytes = "vec", tag = "3")]
     pub bitmap: Vec<u8>,
-    /// Of replayed resources.
+    /// Of replayed resources, by index.
     #[prost(message, repeated, tag = "4")]
     pub generations: Vec<Generation>,
     /// Hub's wall clock at the last change, ms.
@@ -137,6 +140,9 @@ pub struct JobRecord {
     /// Sequence of the manifest's blob plus one; 0 for none.
     #[prost(uint64, tag = "14")]
     pub manifest_blob: u64,
+    /// Failed resources whose dead letters were purged.
+    #[prost(uint64, tag = "15")]
+    pub purged: u64,
 }
 
 /// What an outcome does to a job.
@@ -168,7 +174,7 @@ impl JobRecord {
 
     /// The resource's current generation.
     pub fn generation(&self, index: u32) -> u32 {
-        self.generations.iter().find(|g| g.index == index).map_or(0, |g| g.generation)
+        generation(&self.generations, index)
     }
 
     /// What an outcome of this index and generation would do.
@@ -193,6 +199,33 @@ impl JobRecord {
         self.bitmap[byte] |= 1 << (index % 8);
         self.counts.count(state, size);
         self.started = true;
+    }
+
+    /// Puts a failed resource back to work under its next generation (f, and F for a settled job). False, and no change, when it is not failed in
+    /// that generation or its job was cancelled.
+    pub fn revive(&mut self, index: u32, generation: u32) -> bool {
+        if self.state() == JobState::Cancelled || !self.is_settled(index) || self.generation(index) != generation || self.counts.failed == 0
+        {
+            return false;
+        }
+        self.bitmap[index as usize / 8] &= !(1 << (index % 8));
+        let next = Generation { index, generation: generation + 1 };
+        match self.generations.binary_search_by_key(&index, |g| g.index) {
+            Ok(at) => self.generations[at] = next,
+            Err(at) => self.generations.insert(at, next),
+        }
+        self.counts.failed -= 1;
+        self.counts.replayed += 1;
+        (self.finished_ms, self.log_end) = (0, 0);
+        if self.counts.failed == 0 {
+            self.last_error = None;
+        }
+        true
+    }
+
+    /// Dead letters that can be replayed or purged.
+    pub fn letters(&self) -> u64 {
+        self.counts.failed.saturating_sub(self.purged)
     }
 
     /// Indexes without an outcome.
@@ -224,6 +257,11 @@ impl JobRecord {
     }
 }
 
+/// The generation of an index in a list that is in order of indexes; 0 for one that is not in it.
+pub fn generation(list: &[Generation], index: u32) -> u32 {
+    list.binary_search_by_key(&index, |g| g.index).map_or(0, |at| list[at].generation)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +283,36 @@ mod tests {
         assert_eq!(job.judge(3, 1, ResourceState::Stored), Verdict::Stale);
         assert_eq!(job.judge(3, 2, ResourceState::Stored), Verdict::Counts);
         assert_eq!((job.counts.pending(), job.counts.bytes_stored, job.pending().count()), (9, 5, 9));
+    }
+
+    #[test]
+    fn a_failed_resource_is_revived_once_in_each_generation() {
+        let mut job = job(3);
+        job.settle(2, ResourceState::Failed, 0);
+        job.settle(0, ResourceState::Failed, 0);
+        assert!(!job.revive(1, 0), "pending");
+        assert!(!job.revive(2, 1), "another generation");
+        job.last_error = Some(LastError::default());
+        assert!(job.revive(2, 0) && !job.revive(2, 0));
+        assert!(job.last_error.is_some());
+        assert!(job.revive(0, 0) && job.last_error.is_none());
+        assert_eq!((job.counts.failed, job.counts.replayed, job.counts.pending(), job.generation(2), job.generation(0)), (0, 2, 3, 1, 1));
+        // What the older generation says now is late; the current one counts, and may die and live again.
+        assert_eq!(job.judge(2, 0, ResourceState::Stored), Verdict::Stale);
+        assert_eq!(job.judge(2, 1, ResourceState::Stored), Verdict::Counts);
+        job.settle(2, ResourceState::Failed, 0);
+        (job.finished_ms, job.log_end) = (5, 7);
+        assert!(job.revive(2, 1));
+        assert_eq!((job.generation(2), job.finished_ms, job.log_end, job.state()), (2, 0, 0, JobState::InProgress));
+    }
+
+    #[test]
+    fn a_cancelled_job_stays_as_it_is() {
+        let mut job = job(2);
+        job.settle(0, ResourceState::Failed, 0);
+        job.settle(1, ResourceState::Cancelled, 0);
+        assert!(!job.revive(0, 0));
+        assert_eq!((job.counts.failed, job.letters()), (1, 1));
     }
 
     #[test]

@@ -61,6 +61,7 @@ impl Metrics {
         };
         counter("fetchbox_resources_accepted_total", "", totals.total);
         counter("fetchbox_ledger_pruned_jobs_total", "", self.pruned.get());
+        counter("fetchbox_resources_replayed_total", "", totals.replayed);
         counter("fetchbox_hub_retries_moved_total", "", self.moved.get());
         counter("fetchbox_hub_commits_ignored_total", "", self.ignored_commits.get());
         let _ = writeln!(out, "# TYPE fetchbox_resources_settled_total counter");
@@ -68,7 +69,8 @@ impl Metrics {
             ("stored", totals.stored),
             ("reused", totals.reused),
             ("filtered", totals.filtered),
-            ("failed", totals.failed),
+            // One that was replayed settled and will settle again.
+            ("failed", totals.failed + totals.replayed),
             ("cancelled", totals.cancelled),
         ] {
             let _ = writeln!(out, "fetchbox_resources_settled_total{{state=\"{state}\"}} {value}");

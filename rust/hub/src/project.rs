@@ -11,6 +11,7 @@ use prost::Message;
 use crate::config::Broker;
 use crate::core::read_failed;
 use crate::db::Space;
+use crate::dlq;
 use crate::error::HubError;
 use crate::frame::{AppendReply, AppendRequest, Commit, Entry};
 use crate::job::{JobId, LastError, Verdict, parse_id};
@@ -94,7 +95,7 @@ impl Writer {
             job.record.started = true;
             job.changed = true;
         }
-        let (mut again, mut late) = (Vec::new(), false);
+        let (mut again, mut late, mut dead) = (Vec::new(), false, Vec::new());
         for raw in status.outcomes {
             let Ok(part) = OutcomePart::decode(raw.clone()) else {
                 metrics.unknown.add(1);
@@ -109,6 +110,7 @@ impl Writer {
                         digests.insert(part.index, part.sha256.clone());
                     }
                     if state == ResourceState::Failed {
+                        dead.push(dlq::letter(&part, &raw));
                         job.record.last_error = Some(last_error(part));
                     }
                     job.record.updated_ms = now_ms;
@@ -124,12 +126,17 @@ impl Writer {
                 Verdict::Stale => {
                     metrics.stale.add(1);
                     late |= state == ResourceState::Stored;
+                    let older = part.generation < job.record.generation(part.index);
+                    if older && state == ResourceState::Stored && job.record.is_settled(part.index) {
+                        again.push((part, raw));
+                    }
                 }
                 Verdict::Unknown => metrics.unknown.add(1),
             }
         }
         let finished = job.changed && job.record.counts.pending() == 0 && job.record.finished_ms == 0;
         self.totals = totals;
+        self.stage.dead(&id, dead);
         for (part, raw) in again {
             self.describe_again(&id, part, raw)?;
         }
@@ -146,6 +153,9 @@ impl Writer {
     fn describe_again(&mut self, id: &JobId, part: OutcomePart, raw: Bytes) -> Result<(), HubError> {
         let core = std::sync::Arc::clone(&self.core);
         let Some(job) = self.job(id)? else { return Ok(()) };
+        if part.generation != job.record.generation(part.index) {
+            return self.describe_late(id, raw);
+        }
         if job.digests.is_none() {
             let stored = outcome::stored(&core.db.view(), id).map_err(read_failed)?;
             job.digests = Some(outcome::digests(stored.into_iter().chain(job.outcomes.iter().cloned())));

@@ -14,7 +14,7 @@ use crate::core::{Core, WORKERS, read_failed};
 use crate::db::{Space, View};
 use crate::error::HubError;
 use crate::job::{JobId, JobRecord, parse_id};
-use crate::{query_jobs, query_logs, query_resources, streams};
+use crate::{query_dlq, query_jobs, query_logs, query_resources, replay_order, streams};
 
 /// Which job, and whose.
 #[derive(Debug, Deserialize)]
@@ -26,7 +26,12 @@ pub struct OneJob {
     pub tenant: Option<String>,
 }
 
-/// Answers a question by name.
+/// Whether it is an order, which changes something.
+pub fn is_order(name: &str) -> bool {
+    matches!(name, "dlq_replay" | "dlq_purge")
+}
+
+/// Answers a question, or carries out an order, by name. May block for seconds.
 pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubError> {
     let value = match name {
         "job" => {
@@ -39,6 +44,11 @@ pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubErro
         "manifest" => manifest(core, &parse(params)?)?,
         "facts" => facts(core, &parse(params)?)?,
         "logs" => query_logs::list(core, parse(params)?)?,
+        "dlq" => query_dlq::list(core, parse(params)?)?,
+        "dlq_groups" => query_dlq::groups(core, parse(params)?)?,
+        "dlq_show" => query_dlq::show(core, parse(params)?)?,
+        "dlq_replay" => replay_order::replay(core, parse(params)?)?,
+        "dlq_purge" => replay_order::purge(core, parse(params)?)?,
         "topics" => streams::topics(core),
         "health" => health(core),
         other => return Err(HubError::Invalid(format!("there is no question {other}"))),

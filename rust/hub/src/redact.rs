@@ -52,6 +52,15 @@ pub fn redact(url: &str) -> String {
     out
 }
 
+/// Parts of header names whose values are secrets.
+const SECRET_HEADERS: [&str; 8] = ["auth", "cookie", "token", "secret", "passw", "session", "signature", "key"];
+
+/// The value of a request's header, unless its name says that it is a secret; URLs lose theirs.
+pub fn redact_header(name: &str, value: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    if SECRET_HEADERS.iter().any(|part| name.contains(part)) { HIDDEN.to_owned() } else { redact(value) }
+}
+
 fn pair(pair: &str) -> String {
     match pair.split_once('=') {
         Some((name, _)) if is_secret(name) => format!("{name}={HIDDEN}"),
@@ -77,6 +86,15 @@ fn without_userinfo(base: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_that_carry_secrets_are_hidden() {
+        for name in ["Authorization", "cookie", "x-api-key", "X-Auth-Token", "x-amz-signature"] {
+            assert_eq!(redact_header(name, "v"), "REDACTED");
+        }
+        assert_eq!(redact_header("referer", "http://h/?sig=1"), "http://h/?sig=REDACTED");
+        assert_eq!(redact_header("accept", "*/*"), "*/*");
+    }
 
     #[test]
     fn secrets_are_hidden_and_the_rest_stays() {

@@ -60,7 +60,7 @@ impl Retainer {
             let Some((created, id)) = keys::parse_listed(&item.map_err(read_failed)?.0) else { continue };
             let Some(raw) = core.db.get(Space::Jobs, &id).map_err(read_failed)? else { continue };
             let Ok(record) = JobRecord::decode(raw) else { continue };
-            let ttl = if record.counts.failed > 0 { retention.job_ttl.max(retention.dlq_ttl) } else { retention.job_ttl };
+            let ttl = if record.letters() > 0 { retention.job_ttl.max(retention.dlq_ttl) } else { retention.job_ttl };
             if !too_large && now_ms.saturating_sub(record.finished_ms) < (ttl * 1000.0) as u64 {
                 break;
             }

@@ -69,6 +69,9 @@ pub async fn handle(core: &Arc<Core>, peer: &Peer, id: u64, op: Op, payload: Byt
         }
         Op::Query => {
             let request: QueryRequest = decode(payload)?;
+            if peer.role == Role::Worker && query::is_order(&request.name) {
+                return Err(HubError::refused("FORBIDDEN", "workers only ask; they order nothing"));
+            }
             let body = read(core, move |core| query::answer(core, &request.name, &request.params)).await?;
             Ok(encode(id, OK, &BytesReply { body: body.into() }))
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 
 use crate::db::{Batch, Space};
+use crate::dlq::{self, Letter, Letters, Shelf};
 use crate::frame::Entry;
 use crate::job::{JobId, JobRecord};
 use crate::keys::{self, Listing};
@@ -52,6 +53,8 @@ pub struct Stage {
     pub outbox: Vec<Entry>,
     /// Jobs cancelled.
     pub cancelled: Vec<String>,
+    /// Dead letters of jobs; few commits have any.
+    letters: HashMap<JobId, Vec<Letter>>,
     overlay: HashMap<(Space, Bytes), Option<Bytes>>,
     tails: BTreeMap<(u8, u32), Tail>,
 }
@@ -117,6 +120,13 @@ impl Stage {
         found
     }
 
+    /// Adds dead letters of a job.
+    pub fn dead(&mut self, id: &JobId, letters: Vec<Letter>) {
+        if !letters.is_empty() {
+            self.letters.entry(*id).or_default().extend(letters);
+        }
+    }
+
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.overlay.is_empty() && self.tails.is_empty() && self.outbox.is_empty() && self.jobs.values().all(|job| !job.changed)
@@ -135,6 +145,10 @@ impl Stage {
                 self.put(Space::Jobs, Bytes::copy_from_slice(&id), prost::Message::encode_to_vec(&job.record));
             }
             visible.jobs.push((id, job.record));
+        }
+        for (id, list) in std::mem::take(&mut self.letters) {
+            let letters = Letters::new(self.now_ms, list);
+            self.put(Space::Index, dlq::key(Shelf::Dead, &(self.sequence, id)), prost::Message::encode_to_vec(&letters));
         }
         let mut batch = Batch::default();
         for ((topic, partition), tail) in self.tails {

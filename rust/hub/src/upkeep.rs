@@ -9,6 +9,7 @@ use prost::Message;
 
 use crate::core::read_failed;
 use crate::db::Space;
+use crate::dlq::{self, Shelf};
 use crate::error::HubError;
 use crate::frame::{Entry, OutboxItem};
 use crate::job::{Counts, JobId};
@@ -64,6 +65,12 @@ impl Writer {
             }
             if !record.reservation.is_empty() {
                 self.stage.delete(Space::Index, record.reservation.clone());
+            }
+            if record.counts.failed > 0 || record.counts.replayed > 0 {
+                for place in dlq::places(&core.db.view(), id).map_err(read_failed)? {
+                    self.stage.delete(Space::Index, dlq::key(Shelf::Dead, &place));
+                    self.stage.delete(Space::Index, dlq::key(Shelf::Replayed, &place));
+                }
             }
             let (from, to) = outcome::bounds(id);
             for item in core.db.range(Space::Outcomes, &from, &to) {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::clock::fake::FakeClock;
 use crate::config::{Broker, HubConfig};
 use crate::core::Core;
+use crate::db::Space;
 use crate::error::HubError;
 use crate::frame::*;
 use crate::group::Group;
@@ -85,6 +86,19 @@ pub(crate) fn batch<M: prost::Message>(messages: impl IntoIterator<Item = M>) ->
 
 pub(crate) fn stored(indexes: impl IntoIterator<Item = u32>) -> Entry {
     let outcome = |index| ResourceOutcome { resource_index: index, state: ResourceState::Stored as i32, ..Default::default() };
+    let outcomes = indexes.into_iter().map(outcome).collect();
+    Entry::new(Topic::Status, 0, batch([JobStatus { job_id: JOB.into(), outcomes, ..Default::default() }]))
+}
+
+fn failed(indexes: impl IntoIterator<Item = u32>) -> Entry {
+    let task = |index| DownloadTask { job_id: JOB.into(), url: "http://h/".into(), resource_index: index, ..Default::default() };
+    let outcome = |index| ResourceOutcome {
+        resource_index: index,
+        state: ResourceState::Failed as i32,
+        code: "DOWNLOAD_TLS".into(),
+        task: Some(task(index)),
+        ..Default::default()
+    };
     let outcomes = indexes.into_iter().map(outcome).collect();
     Entry::new(Topic::Status, 0, batch([JobStatus { job_id: JOB.into(), outcomes, ..Default::default() }]))
 }
@@ -174,6 +188,36 @@ fn settled_jobs_are_pruned_with_their_reservation_and_unsettled_ones_never() {
 }
 
 #[test]
+fn dead_letters_keep_their_job_longer_and_go_with_it() {
+    let shelved = |bed: &Bed| {
+        let entries = |replayed: bool| bed.query("dlq", json!({"replayed": replayed}))["entries"].as_array().unwrap().len();
+        let keys = bed.core().db.range(Space::Index, b"d", b"f").count();
+        (entries(false), entries(true), keys)
+    };
+    for purge in [false, true] {
+        let bed = Bed::new(|_| {});
+        bed.accept(JOB, 3, |_| {}).unwrap();
+        bed.append("", vec![failed([0, 1])], vec![]).unwrap();
+        assert_eq!(bed.query("dlq_replay", json!({"filter": {"id": format!("{JOB}.0.0")}}))["count"], 1);
+        let late = ResourceOutcome { resource_index: 0, generation: 1, state: ResourceState::Stored as i32, ..Default::default() };
+        let late = Entry::new(Topic::Status, 0, batch([JobStatus { job_id: JOB.into(), outcomes: vec![late], ..Default::default() }]));
+        bed.append("", vec![stored([2]), late], vec![]).unwrap();
+        assert_eq!(bed.query("jobs", json!({}))["jobs"][0]["status"], "partial");
+        assert_eq!(shelved(&bed), (1, 1, 2));
+        if purge {
+            assert_eq!(bed.query("dlq_purge", json!({"filter": {}}))["count"], 1);
+            assert_eq!(shelved(&bed), (0, 0, 0));
+        }
+        bed.clock.advance(31 * DAY_MS);
+        Retainer::default().step(bed.core()).unwrap();
+        assert_eq!(bed.query("jobs", json!({}))["jobs"].as_array().unwrap().len(), usize::from(!purge));
+        bed.clock.advance(60 * DAY_MS);
+        Retainer::default().step(bed.core()).unwrap();
+        assert_eq!((bed.query("jobs", json!({}))["jobs"].clone(), shelved(&bed)), (json!([]), (0, 0, 0)));
+    }
+}
+
+#[test]
 fn manifests_follow_into_the_store_and_leave_the_database() {
     let bed = Bed::new(|config| config.store_root = Some(config.path.with_file_name("store")));
     let path = bed.dir.path().join("store/manifests").join(fetchbox_model::key::segment("..")).join(JOB).join("manifest.json");
@@ -235,4 +279,12 @@ fn with_an_external_broker_everything_goes_through_the_outbox_until_it_is_full()
     assert_eq!(bed.core().outbox_bytes.load(Ordering::Relaxed), 0);
     bed.accept(JOB, 1, |_| {}).unwrap();
     assert_eq!(bed.core().next.get(Topic::Tasks, 1), 0);
+    // A replay takes the same way, whole.
+    bed.append("", vec![failed([0])], vec![]).unwrap();
+    let up_to = crate::serve_request::outbox(bed.core(), all).unwrap().last().unwrap().sequence;
+    bed.core().ask(|reply| Command::OutboxDone { up_to, reply }).unwrap();
+    assert_eq!(bed.query("dlq_replay", json!({"filter": {}}))["count"], 1);
+    let items = crate::serve_request::outbox(bed.core(), all).unwrap();
+    let topics: Vec<u32> = items.iter().flat_map(|item| item.entries.iter().map(|entry| entry.topic)).collect();
+    assert_eq!((items.len(), topics), (1, vec![1, 4, 3]));
 }

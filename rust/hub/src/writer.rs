@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{Broker, Durability};
 use crate::core::{Core, read_failed};
 use crate::db::Space;
+use crate::dlq::{Place, Shelf, Which};
 use crate::error::HubError;
 use crate::frame::{
     AcceptReply, AcceptRequest, AppendReply, AppendRequest, CancelRequest, Entry, ReleaseRequest, ReserveReply, ReserveRequest,
@@ -26,6 +27,7 @@ use crate::job::{Counts, JobId, JobRecord};
 use crate::keys;
 use crate::limit::Limits;
 use crate::record::Part;
+use crate::replay::{Done, Revival};
 use crate::reserve::Owners;
 use crate::stage::{Stage, Touched};
 use crate::sweep::Returned;
@@ -93,6 +95,17 @@ pub enum Command {
         start: u64,
         reply: Reply<()>,
     },
+    /// Dead letters go back to work.
+    Replay {
+        chunk: Vec<(JobId, Vec<Revival>)>,
+        reply: Reply<Done>,
+    },
+    /// Entries of the dead letters go.
+    Purge {
+        shelf: Shelf,
+        chunk: Vec<(Place, Vec<Which>)>,
+        reply: Reply<u64>,
+    },
     /// The hub closes: the last command.
     Stop,
     /// Lost tasks go back into the queue, unless the job has changed since `seen_ms`.
@@ -135,7 +148,7 @@ pub enum Command {
     },
 }
 
-type Done = Box<dyn FnOnce(Result<(), HubError>) + Send>;
+type Answer = Box<dyn FnOnce(Result<(), HubError>) + Send>;
 
 /// The writer's own state: ahead of what readers see by the group in work.
 pub struct Writer {
@@ -155,7 +168,7 @@ pub struct Writer {
     cache: LruCache<JobId, JobRecord>,
     sequence: u64,
     side: File,
-    done: Vec<Done>,
+    done: Vec<Answer>,
     stopping: bool,
 }
 
@@ -260,6 +273,14 @@ impl Writer {
             Command::Trim { topic, partition, bases, start, reply } => {
                 self.trim(topic, partition, bases, start);
                 self.answer(reply, Ok(()));
+            }
+            Command::Replay { chunk, reply } => {
+                let result = self.replay(chunk);
+                self.answer(reply, result);
+            }
+            Command::Purge { shelf, chunk, reply } => {
+                let result = self.purge(shelf, chunk);
+                self.answer(reply, result);
             }
             Command::Stop => self.stopping = true,
             Command::PutBack { id, seen_ms, tasks, reply } => {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
 use fetchbox_hub::*;
@@ -16,15 +16,19 @@ enum Step {
     Accept { resources: u32, key: Option<u8> },
     Report { job: usize, outcomes: Vec<(u32, i32, u32, u8)> },
     Cancel { job: usize },
+    Replay { job: usize },
+    Purge { job: usize },
     Reopen,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let outcome = (0u32..7, 1i32..=5, prop::sample::select(vec![0u32, 0, 0, 0, 1]), 0u8..3);
+    let outcome = (0u32..7, 1i32..=5, prop::sample::select(vec![0u32, 0, 0, 1, 1, 2]), 0u8..3);
     prop_oneof![
         3 => (0u32..6, prop::option::of(0u8..3)).prop_map(|(resources, key)| Step::Accept { resources, key }),
         6 => (0usize..8, prop::collection::vec(outcome, 1..6)).prop_map(|(job, outcomes)| Step::Report { job, outcomes }),
         1 => (0usize..8).prop_map(|job| Step::Cancel { job }),
+        2 => (0usize..8).prop_map(|job| Step::Replay { job }),
+        1 => (0usize..8).prop_map(|job| Step::Purge { job }),
         1 => Just(Step::Reopen),
     ]
 }
@@ -34,6 +38,14 @@ fn step() -> impl Strategy<Value = Step> {
 struct Paper {
     id: String,
     resources: Vec<Option<(i32, u8)>>,
+    generations: Vec<u32>,
+    letters: BTreeSet<u32>,
+}
+
+impl Paper {
+    fn is_cancelled(&self) -> bool {
+        self.resources.iter().all(Option::is_some) && self.resources.iter().flatten().any(|(state, _)| *state == 5)
+    }
 }
 
 async fn play(steps: Vec<Step>) {
@@ -52,7 +64,12 @@ async fn play(steps: Vec<Step>) {
                 assert_eq!(reply.created, known.is_none());
                 match known {
                     Some(id) => assert_eq!(&reply.job_id, id),
-                    None => jobs.push(Paper { id: reply.job_id.clone(), resources: vec![None; resources as usize] }),
+                    None => jobs.push(Paper {
+                        id: reply.job_id.clone(),
+                        resources: vec![None; resources as usize],
+                        generations: vec![0; resources as usize],
+                        letters: BTreeSet::new(),
+                    }),
                 }
                 key.map(|key| keys.insert((key, resources), reply.job_id));
             }
@@ -61,12 +78,22 @@ async fn play(steps: Vec<Step>) {
                 let mut messages = Vec::new();
                 for (index, state, generation, sha) in outcomes {
                     let mut message = outcome(index, ResourceState::try_from(state).unwrap(), &sha.to_string());
+                    if state == 4 {
+                        message = failed(&paper.id, index, generation, "DOWNLOAD_TIMEOUT");
+                    }
                     message.generation = generation;
                     messages.push(message);
                     let Some(slot) = paper.resources.get_mut(index as usize) else { continue };
                     match slot {
-                        _ if generation != 0 => {}
-                        None => *slot = Some((state, sha)),
+                        // Late, but of the object that the current generation stored: the newer description wins.
+                        Some((1, description)) if state == 1 && generation < paper.generations[index as usize] => *description = sha,
+                        _ if generation != paper.generations[index as usize] => {}
+                        None => {
+                            *slot = Some((state, sha));
+                            if state == 4 {
+                                paper.letters.insert(index);
+                            }
+                        }
                         Some((1, description)) if state == 1 => *description = sha,
                         Some(_) => {}
                     }
@@ -80,6 +107,24 @@ async fn play(steps: Vec<Step>) {
                     slot.get_or_insert((5, 0));
                 }
             }
+            Step::Replay { job } => {
+                let Some(paper) = jobs.get_mut(job) else { continue };
+                let order = json!({"filter": {"job": paper.id}});
+                if paper.is_cancelled() {
+                    assert_eq!(code(try_ask(&all, "dlq_replay", order).await.unwrap_err()), "JOB_CANCELLED");
+                    continue;
+                }
+                assert_eq!(ask(&all, "dlq_replay", order).await["count"], paper.letters.len());
+                for index in std::mem::take(&mut paper.letters) {
+                    paper.resources[index as usize] = None;
+                    paper.generations[index as usize] += 1;
+                }
+            }
+            Step::Purge { job } => {
+                let Some(paper) = jobs.get_mut(job) else { continue };
+                let purged = ask(&all, "dlq_purge", json!({"filter": {"job": paper.id}})).await;
+                assert_eq!(purged["count"], std::mem::take(&mut paper.letters).len());
+            }
             Step::Reopen => {
                 running.stop().await;
                 running = Running::start(settings.clone());
@@ -91,6 +136,10 @@ async fn play(steps: Vec<Step>) {
     for paper in &jobs {
         let now = job(&all, &paper.id).await;
         compare(paper, &now, &ask(&all, "receipt", json!({"job_id": paper.id})).await, &mut sums);
+        let page = ask(&all, "dlq", json!({"filter": {"job": paper.id}, "limit": 1000})).await;
+        let letters = |entry: &Value| (entry["index"].as_u64().unwrap() as u32, entry["generation"].as_u64().unwrap() as u32);
+        let letters: BTreeSet<(u32, u32)> = page["entries"].as_array().unwrap().iter().map(letters).collect();
+        assert_eq!(letters, paper.letters.iter().map(|&index| (index, paper.generations[index as usize])).collect());
     }
     let listed = ask(&all, "jobs", json!({"limit": 1000})).await;
     assert_eq!(listed["jobs"].as_array().unwrap().len(), jobs.len());

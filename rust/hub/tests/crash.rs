@@ -111,6 +111,49 @@ async fn what_was_acknowledged_survives_kill_9_and_counts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_killed_and_repeated_counts_each_entry_once() {
+    const JOBS: usize = 40;
+    const EACH: u32 = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = spawn(dir.path(), None);
+    let all = client(&dir.path().join("hub.sock"), "all", Role::Operator);
+    all.wait_connected(LIMIT).await.unwrap();
+    let mut jobs = Vec::new();
+    for _ in 0..JOBS {
+        let id = new_id();
+        all.accept(accept_request(&id, EACH, None)).await.unwrap();
+        report(&all, vec![status(&id, (0..EACH).map(|index| failed(&id, index, 0, "DOWNLOAD_TLS")).collect())]).await;
+        jobs.push(id);
+    }
+    let order = serde_json::json!({"filter": {"code": "DOWNLOAD_TLS"}});
+    let mut told = 0;
+    for round in 0..5u64 {
+        let replay = tokio::spawn({
+            let (all, order) = (all.clone(), order.clone());
+            async move { try_ask(&all, "dlq_replay", order).await }
+        });
+        // Killed at some moment while it works, another one each time.
+        tokio::time::sleep(Duration::from_millis(2 + 3 * round)).await;
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
+        told += replay.await.unwrap().map_or(0, |done| done["count"].as_u64().unwrap());
+        child = spawn(dir.path(), None);
+        all.wait_connected(LIMIT).await.unwrap();
+    }
+    told += ask(&all, "dlq_replay", order).await["count"].as_u64().unwrap();
+    assert!(told <= JOBS as u64 * u64::from(EACH));
+    for id in &jobs {
+        let now = job(&all, id).await;
+        assert_eq!((&now["resource_pending"], &now["resource_failed"], &now["status"]), (&EACH.into(), &0.into(), &"in_progress".into()));
+    }
+    let topics = ask(&all, "topics", serde_json::json!({})).await;
+    let tasks = topics["topics"].as_array().unwrap().iter().find(|topic| topic["topic"] == "jobs.tasks").unwrap();
+    // As many as were accepted, and each once more.
+    assert_eq!(tasks["messages"], 2 * JOBS as u64 * u64::from(EACH));
+    assert_eq!(ask(&all, "dlq", serde_json::json!({})).await["entries"], serde_json::json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failing_disk_ends_the_hub_within_a_second_and_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = spawn(dir.path(), Some(400_000));

@@ -11,6 +11,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 use serde_json::value::RawValue;
 
 pub use attributes::{Attributes, Priority};
+pub use change::{Change, host_port};
 pub use check::{MAX_ID_CHARS, MAX_URL_BYTES};
 pub use compile::{
     CompileContext, Compiled, Facts, PartitionBatch, PartitionBy, ProxyContext, StorageContext, compile, compile_tasks, partition_of,
@@ -22,6 +23,7 @@ use fault::{Faults, add_json_error};
 use shape::{As, Pairs};
 
 mod attributes;
+mod change;
 mod check;
 mod compile;
 mod fault;

@@ -25,6 +25,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tasks::compile_manifest, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::parse_manifest, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::compile_tasks, module)?)?;
+    module.add_function(wrap_pyfunction!(tasks::check_replay, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::key_template_problem, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::object_key, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::failure_codes, module)?)?;

@@ -3,7 +3,7 @@
 use fetchbox_hub::PartitionBatch;
 use fetchbox_model::failure::Code;
 use fetchbox_model::key;
-use fetchbox_model::manifest::{self, CompileContext, Compiled, Fault};
+use fetchbox_model::manifest::{self, Change, CompileContext, Compiled, Fault, Limits};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -64,6 +64,15 @@ pub fn parse_manifest<'py>(py: Python<'py>, body: &[u8], context: &[u8]) -> PyRe
 pub fn compile_tasks(py: Python<'_>, tasks: &[u8], context: &[u8]) -> PyResult<TaskBatch> {
     let context = self::context(context)?;
     batch(py.detach(|| manifest::compile_tasks(tasks, &context)))
+}
+
+/// Checks the changes of a replay.
+#[pyfunction]
+pub fn check_replay(order: &[u8], limits: &[u8]) -> PyResult<()> {
+    let order: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(order).map_err(CoreError::invalid)?;
+    let limits: Limits = serde_json::from_slice(limits).map_err(CoreError::invalid)?;
+    Change::read(&order, &limits).map_err(CoreError::validation)?;
+    Ok(())
 }
 
 /// What is wrong with a key template, or None.

@@ -123,6 +123,18 @@ pub fn outcome(index: u32, state: ResourceState, sha256: &str) -> ResourceOutcom
     }
 }
 
+/// A failed outcome as workers report it, with its task.
+pub fn failed(job_id: &str, index: u32, generation: u32, code: &str) -> ResourceOutcome {
+    let [request] = &accept_request(job_id, index + 1, None).tasks[..] else { panic!("one batch was expected") };
+    let task = fetchbox_model::batch::decode::<DownloadTask>(&request.bytes).unwrap().pop().unwrap().unwrap();
+    ResourceOutcome {
+        code: code.into(),
+        generation,
+        task: Some(DownloadTask { generation, attempt: 3, ..task }),
+        ..outcome(index, ResourceState::Failed, "")
+    }
+}
+
 pub fn status(job_id: &str, outcomes: Vec<ResourceOutcome>) -> Entry {
     Entry::new(Topic::Status, partition_of(job_id, 4), batch([JobStatus { job_id: job_id.into(), outcomes, ..Default::default() }]))
 }
@@ -132,8 +144,12 @@ pub async fn report(client: &HubClient, entries: Vec<Entry>) {
 }
 
 pub async fn ask(client: &HubClient, name: &str, params: Value) -> Value {
-    let body = client.query(name, serde_json::to_vec(&params).unwrap().into()).await.unwrap();
-    serde_json::from_slice(&body).unwrap()
+    try_ask(client, name, params).await.unwrap()
+}
+
+pub async fn try_ask(client: &HubClient, name: &str, params: Value) -> Result<Value, HubError> {
+    let body = client.query(name, serde_json::to_vec(&params).unwrap().into()).await?;
+    Ok(serde_json::from_slice(&body).unwrap())
 }
 
 pub async fn job(client: &HubClient, job_id: &str) -> Value {
