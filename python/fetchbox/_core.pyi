@@ -121,6 +121,11 @@ class OutcomeBatch:
         """How many of them are stored, and their bytes."""
     def unstored(self) -> list[Outcome]:
         """Objects for those that are not stored."""
+    def encode(self) -> list[tuple[int, bytes]]:
+        """Place and bytes of each, for `decode` in another process."""
+    @staticmethod
+    def decode(finished: bytes) -> OutcomeBatch:
+        """The one finished task that `encode` wrote."""
 
 @final
 class Outcome:
@@ -191,7 +196,18 @@ class Engine:
     def admit(self, delivery: Delivery) -> int:
         """Takes a delivery into the window; returns how many tasks are new."""
     def submit(self, delivery: Delivery, settled: Settled) -> int:
-        """Starts the tasks of an admitted delivery that are not settled yet; returns how many."""
+        """Starts the tasks of an admitted delivery that are not settled yet; returns how many.
+
+        Those that were under way in several deaths of workers are set aside instead.
+        """
+    def set_aside(self) -> list[tuple[int, bytes]]:
+        """Takes what `submit` set aside: place and encoded task of each. Each must be settled by its place, or is delivered again."""
+    def submit_apart(self, place: int, task: bytes) -> int:
+        """Starts a task that another process set aside."""
+    def poison(self, place: int, task: bytes, message: str) -> OutcomeBatch:
+        """The failed outcome of a task that killed its process while it ran alone, to be settled like any other."""
+    def unguarded(self) -> str | None:
+        """Why a crash would leave no trace of what was under way although `flight_dir` was given; None when it would."""
     def submit_tasks(self, tasks: bytes, first_index: int, named: bool) -> int:
         """Starts tasks of a library call, a JSON list of URLs and {url, id, headers, tags, key, …}; returns how many.
 

@@ -84,6 +84,7 @@ class Control:
         self._health: dict[str, dict[str, Any]] = {}
         self._ready = False
         self._on_drain: list[Callable[[float], None]] = []
+        self._on_order: dict[str, Callable[[Message], None]] = {}
 
     @property
     def name(self) -> str:
@@ -129,6 +130,14 @@ class Control:
         """`callback` gets the seconds that are left when draining begins."""
         self._on_drain.append(callback)
 
+    def on_order(self, do: str, callback: Callable[[Message], None]) -> None:
+        """`callback` gets the parent's messages whose "do" is this: orders that only this role knows."""
+        self._on_order[do] = callback
+
+    def tell(self, message: Message) -> None:
+        """Tells the parent something that only this role has to say."""
+        self._send(message)
+
     def metrics_texts(self) -> list[str]:
         """The text of each source. One that fails costs its own lines only."""
         texts = []
@@ -166,6 +175,8 @@ class Control:
                     self.drain(float(message["within"]))
                 case "reload":
                     self.reload(parse_config(message["config"]))
+                case own if own in self._on_order:
+                    self._on_order[own](message)
                 case unknown:
                     print(f"fetchbox: {self.name}: unknown order {unknown!r}", file=sys.stderr)
         self.drain(orphan_timeout)

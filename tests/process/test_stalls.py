@@ -13,6 +13,7 @@ from tests.process.faults import frozen, no_hub, refused
 from tests.process.load import plain
 from tests.process.oracle import Oracle, difference
 from tests.process.origins import OriginProcess
+from tests.process.processes import Process, look
 from tests.process.service import Service
 from tests.process.waiting import pause, wait_for
 
@@ -21,6 +22,13 @@ STALL = float(os.environ.get(STALL_VARIABLE, "4"))
 """How long a process stands still or stays away, at least; 60 for the long run."""
 MOVED_LIMIT = 45.0 + STALL
 """Seconds in which the partitions of a worker that stands still must have moved and been worked on."""
+
+
+def the_process(service: Service, role: str) -> Process:
+    """The one process of a role."""
+    process = look(service.process.pid) if role == "supervisor" else service.a_process(role)
+    assert process is not None
+    return process
 
 
 @pytest.mark.timeout(240)
@@ -43,13 +51,14 @@ def test_a_stopped_worker_loses_its_partitions_and_its_late_outcomes_change_noth
         service.end()
 
 
-@pytest.mark.parametrize("role", ["hub", "api"])
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("role", ["hub", "api", "worker", "supervisor"])
 def test_a_process_that_stands_still_goes_on_where_it_was(tmp_path: Path, role: str) -> None:
     with OriginProcess(tmp_path, pace=150) as origin, Service(tmp_path / "service").start() as service:
         oracle = Oracle(service.http, service.assets, origin.journal)
         with posting(oracle, (plain(origin.base_url, job, 50) for job in range(10)), ahead=200, limit=60 + STALL) as poster:
             wait_for("requests at the origin", lambda: origin.journal.total >= 100, 30, describe=service.dump)
-            with frozen(service.a_process(role)):
+            with frozen(the_process(service, role)):
                 pause(STALL)
             poster.join(60 + STALL)
         oracle.await_settled(60)

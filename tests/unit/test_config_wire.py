@@ -52,6 +52,7 @@ def test_the_engine_gets_plain_numbers_and_only_what_a_job_type_overrides() -> N
     assert options["job_types"]["g"]["auth"] == {"type": "basic", "username": "u", "password": "p"}
     assert options["proxy_pools"]["dc"]["endpoints"] == ["http://u:p@h:1"]
     assert options["sync_files"] is True
+    assert options["flight_dir"].endswith("/flight")
     assert "handler" not in options["job_types"]["g"]
 
 
@@ -65,6 +66,8 @@ def test_a_library_has_no_ports_and_syncs_nothing() -> None:
     options = engine_options(load_library({}), library=True)
     assert options["blocked_endpoints"] == []
     assert options["sync_files"] is False
+    # It has no stream to hand tasks on to, and dies with whoever uses it.
+    assert (options["most_waiting"], options["flight_dir"]) == (None, None)
 
 
 def test_the_hub_gets_its_paths_and_the_local_stores_root(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -10,6 +11,9 @@ from pydantic import SecretStr
 
 from fetchbox.config import addresses
 from fetchbox.config.models import Config
+
+MOST_WAITING = 49_152
+"""Tasks that may wait in a worker's engine; it takes 65,536 in all."""
 
 
 def to_child_json(config: Config) -> str:
@@ -46,6 +50,8 @@ def engine_options(config: Config, *, library: bool = False) -> dict[str, Any]:
         "proxy_pools": {name: _plain(pool.model_dump()) for name, pool in config.proxy.pools.items()},
         "blocked_endpoints": [] if library else _own_endpoints(config),
         "outlast_full_store": not library,
+        "most_waiting": None if library else MOST_WAITING,
+        "flight_dir": None if library else os.path.join(config.data_dir, "flight"),
         "sync_files": not library and config.hub.durability == "sync",
     }
 

@@ -8,17 +8,18 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from fetchbox.control import CHILD_ENV, ENV_CONTROL_FD, ENV_LISTEN_FD, ENV_PARENT_PID, Channel, process_name
+from fetchbox.control import CHILD_ENV, ENV_CONTROL_FD, ENV_LISTEN_FD, ENV_PARENT_PID, Channel, Message, process_name
 
 log = structlog.get_logger("fetchbox.supervisor")
 
 STDERR = 2
+OnEvent = Callable[[Message], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Start:
 class Child:
     """A running child. Make it with `Child.start` and always await `ended`."""
 
-    def __init__(self, start: Start, process: asyncio.subprocess.Process, channel: Channel) -> None:
+    def __init__(self, start: Start, process: asyncio.subprocess.Process, channel: Channel, on_event: OnEvent | None) -> None:
         self.name = process_name(start.role, start.index)
         self.pid = process.pid
         self.started_at = time.monotonic()
@@ -44,13 +45,17 @@ class Child:
         self.health: dict[str, dict[str, Any]] = {}
         self._process = process
         self._channel = channel
+        self._on_event = on_event
         self._questions: dict[int, asyncio.Future[list[str]]] = {}
         self._next_question = 0
         self._listener = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, start: Start) -> Child:
-        """Execs the child in a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone."""
+    async def start(cls, start: Start, on_event: OnEvent | None = None) -> Child:
+        """Execs the child in a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone.
+
+        `on_event` gets what it says beyond what every child says.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             environment = {name: value for name, value in os.environ.items() if name not in CHILD_ENV}
@@ -80,7 +85,7 @@ class Child:
             ours.close()
             raise
         channel.send({"do": "start", "config": start.config})
-        return cls(start, process, channel)
+        return cls(start, process, channel, on_event)
 
     @property
     def is_ready(self) -> bool:
@@ -103,6 +108,10 @@ class Child:
         """Tells it to finish within so many seconds. SIGTERM too: it ends a child that has not come to listening yet."""
         self._channel.send({"do": "drain", "within": within})
         self.signal(signal.SIGTERM)
+
+    def order(self, message: Message) -> None:
+        """Sends an order of the role's own."""
+        self._channel.send(message)
 
     def reload(self, config: str) -> None:
         """Sends a new configuration."""
@@ -145,7 +154,10 @@ class Child:
                 case "health":
                     self.health[message["component"]] = {key: message[key] for key in ("status", "reason", "since")}
                 case unknown:
-                    log.warning("unknown message from a child", child=self.name, message=unknown)
+                    if self._on_event is None:
+                        log.warning("unknown message from a child", child=self.name, message=unknown)
+                    else:
+                        self._on_event(message)
         for answer in self._questions.values():
             if not answer.done():
                 answer.set_result([])

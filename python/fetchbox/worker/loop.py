@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import structlog
 
-from fetchbox._core import Delivery, Engine, Report
+from fetchbox._core import Delivery, Engine, OutcomeBatch, Report
 from fetchbox.broker import HubConnection
 from fetchbox.errors import HubUnavailable, Refused
+from fetchbox.worker.quarantine import Quarantine
 
 log = structlog.get_logger("fetchbox.worker")
 
@@ -31,14 +32,15 @@ RETRY_MOST = 2.0
 class WorkerLoop:
     """Moves tasks from the hub to the engine and outcomes back until it is told to drain.
 
-    The engine and the connection belong to the caller, who closes them afterwards.
+    The engine and the connection belong to the caller, who closes them afterwards. Tasks that may kill this process go to `quarantine`.
     """
 
-    def __init__(self, engine: Engine, hub: HubConnection, member: str, flush_interval: float) -> None:
+    def __init__(self, engine: Engine, hub: HubConnection, member: str, flush_interval: float, quarantine: Quarantine) -> None:
         self._engine = engine
         self._hub = hub
         self._member = member
         self._flush_interval = flush_interval
+        self._quarantine = quarantine
         self._finished = asyncio.Event()
         self._room = asyncio.Event()
         self._draining = asyncio.Event()
@@ -47,6 +49,7 @@ class WorkerLoop:
         self.reported = asyncio.Event()
         hub.on_connected(self._connection_changed)
         self._joined = False
+        self._apart: asyncio.Task[None] | None = None
 
     async def run(self, draining: asyncio.Event, time_to_finish: Callable[[], float]) -> None:
         """Works until `draining` is set, then finishes what is under way for at most `time_to_finish()` seconds and leaves the group."""
@@ -54,16 +57,18 @@ class WorkerLoop:
         self._listen()
         poller = asyncio.create_task(self._poll_forever())
         reporter = asyncio.create_task(self._report_forever())
+        apart = asyncio.create_task(self._quarantine.run(self._settle_apart))
         stop = asyncio.create_task(draining.wait())
         try:
-            done, _ = await asyncio.wait({poller, reporter, stop}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({poller, reporter, apart, stop}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:
                 task.result()
+            apart.cancel()
             await self._drain(poller, time_to_finish())
         finally:
-            for task in (poller, reporter, stop):
+            for task in (poller, reporter, apart, stop):
                 task.cancel()
-            await asyncio.gather(poller, reporter, stop, return_exceptions=True)
+            await asyncio.gather(poller, reporter, apart, stop, return_exceptions=True)
             loop.remove_reader(self._engine.fileno())
 
     async def _drain(self, poller: asyncio.Task[None], limit: float) -> None:
@@ -140,8 +145,22 @@ class WorkerLoop:
                 await self._pause(pause)
                 pause = min(pause * 2, RETRY_MOST)
         started = self._engine.submit(delivery, settled)
-        if started < admitted:  # the rest is settled already, or no task: their offsets want to be committed
+        if started < admitted:  # the rest is settled already, no task, or suspect: offsets want to be committed
             self._finished.set()
+            if aside := self._engine.set_aside():
+                self._quarantine.add(aside)
+
+    async def _settle_apart(self, outcomes: OutcomeBatch) -> None:
+        """What the quarantine finished is settled like what the engine did.
+
+        Not to be cut short between the two: the next report would commit past outcomes that nobody published.
+        """
+        self._apart = asyncio.create_task(self._report_apart(outcomes))
+        await asyncio.shield(self._apart)
+
+    async def _report_apart(self, outcomes: OutcomeBatch) -> None:
+        async with self._reporting:
+            await self._publish(self._engine.settle(outcomes))
 
     async def _report_forever(self) -> None:
         while True:

@@ -26,6 +26,7 @@ pub struct Breaker {
     failures: u32,
     rests: u32,
     open_until: Option<Instant>,
+    failed_at: Option<Instant>,
 }
 
 impl Breaker {
@@ -35,6 +36,7 @@ impl Breaker {
             Verdict::Good => *self = Self::default(),
             Verdict::Down => {
                 self.failures = self.failures.saturating_add(1);
+                self.failed_at = Some(now);
                 let resting = self.open_until.is_some_and(|until| until > now);
                 if self.failures >= THRESHOLD && !resting {
                     let rest = FIRST_REST.saturating_mul(1 << self.rests.min(16)).min(LONGEST_REST);
@@ -56,6 +58,11 @@ impl Breaker {
         self.failures > 0
     }
 
+    /// Whether it opened again after a failed probe: the host is not expected back soon.
+    pub fn is_down(&self) -> bool {
+        self.rests > 1
+    }
+
     /// Whether a single probe is to be sent.
     pub fn is_half_open(&self, now: Instant) -> bool {
         self.open_until.is_some_and(|until| until <= now)
@@ -63,7 +70,7 @@ impl Breaker {
 
     /// When the state may be forgotten.
     pub fn forget_at(&self) -> Option<Instant> {
-        self.open_until.map(|until| until + LONGEST_REST)
+        self.open_until.max(self.failed_at).map(|until| until + LONGEST_REST)
     }
 }
 

@@ -33,6 +33,11 @@ pub struct EngineConfig {
     /// Whether tasks wait for space in a full store, and for descriptors and memory, as long as it takes, instead of failing when their attempts
     /// run out.
     pub outlast_full_store: bool,
+    /// Tasks that may wait in the engine; beyond that, and after a while anyhow, those of hosts that stand still are handed on as due later. None keeps
+    /// them.
+    pub most_waiting: Option<usize>,
+    /// Directory for what a crash of this process leaves behind, shared with the other workers of this machine; none for a library's engine.
+    pub flight_dir: Option<String>,
 }
 
 impl Default for EngineConfig {
@@ -48,6 +53,8 @@ impl Default for EngineConfig {
             blocked_endpoints: Vec::new(),
             sync_files: false,
             outlast_full_store: false,
+            most_waiting: None,
+            flight_dir: None,
         }
     }
 }

@@ -13,18 +13,27 @@ use tokio::sync::Notify;
 use url::Url;
 
 use crate::api::{FailedAttempt, Finished, FinishedKind, Stats, Submission};
+use crate::breaker::LONGEST_REST;
 use crate::done::Done;
 use crate::failure::Failure;
 use crate::fetch::transfer::{Memory, Transfer};
+use crate::flight::Flight;
 use crate::metrics::Metrics;
 use crate::net::pool::Pool;
 use crate::outcome::{self, Learned};
 use crate::profile::{Profile, Profiles};
 use crate::proxy::Pools;
+use crate::retry::Rules;
 use crate::schedule::{Entry, LONGEST_WAIT, Scheduler};
 use crate::store::Stores;
 use crate::sync::lock;
+use crate::wall::{Wall, millis};
 
+/// What has waited so long at a host that stands still is handed on.
+const HAND_ON_AFTER: Duration = Duration::from_secs(30);
+/// For how long, and over which span, so that it does not come back all at once.
+const HAND_ON_FOR: Duration = Duration::from_secs(60);
+const HAND_ON_SPREAD_MS: u64 = 30_000;
 /// Tasks queued under one lock.
 const SUBMIT_AT_ONCE: usize = 512;
 
@@ -46,8 +55,10 @@ pub struct Item {
     pub job: Arc<str>,
     /// Failed attempts of this delivery.
     pub attempts: Vec<FailedAttempt>,
-    /// When it began to wait.
+    /// When it began to wait for this attempt.
     pub queued: Instant,
+    /// When it came; its attempts do not make it younger.
+    pub arrived: Instant,
 }
 
 /// The engine's shared state.
@@ -68,6 +79,12 @@ pub struct Core {
     pub handle: Handle,
     /// The queues.
     pub scheduler: Mutex<Scheduler<Box<Item>>>,
+    /// Tasks that may wait before those of hosts that stand still are handed on; `None` when there is nowhere to hand them to.
+    pub most_waiting: Option<usize>,
+    /// The time of day for decisions.
+    pub wall: Wall,
+    /// What a crash would leave behind, if anything.
+    pub flight: Option<Flight>,
     /// What was finished and not drained.
     pub done: Done,
     /// Running tasks by number, to cancel them.
@@ -90,7 +107,7 @@ pub fn now_ms() -> u64 {
 impl Core {
     /// Time until a task's deadline; `None` when it has none.
     pub fn until_deadline(&self, task: &DownloadTask) -> Option<Duration> {
-        (task.deadline_ms > 0).then(|| Duration::from_millis(task.deadline_ms.saturating_sub(now_ms())))
+        (task.deadline_ms > 0).then(|| Duration::from_millis(task.deadline_ms.saturating_sub(self.wall.cautious_ms())))
     }
 
     /// Queues tasks and starts what can be started.
@@ -125,14 +142,29 @@ impl Core {
             };
             last = Some((host.clone(), job.clone()));
             let profile = self.profiles.of(&task.job_type).clone();
-            items.push(Box::new(Item { token, task, url, profile, transfer: None, host, job, attempts: Vec::new(), queued: now }));
+            items.push(Box::new(Item {
+                token,
+                task,
+                url,
+                profile,
+                transfer: None,
+                host,
+                job,
+                attempts: Vec::new(),
+                queued: now,
+                arrived: now,
+            }));
         }
-        let now_ms = now_ms();
+        let now_ms = self.wall.steady_ms();
         let mut dropped = Vec::new();
         for chunk in in_chunks(items, SUBMIT_AT_ONCE) {
             let mut scheduler = lock(&self.scheduler);
             for item in chunk {
-                let wait = Duration::from_millis(item.task.not_before_ms.saturating_sub(now_ms));
+                let mut wait = Duration::from_millis(item.task.not_before_ms.saturating_sub(now_ms));
+                // Nobody asks for a longer wait between attempts: one of the two clocks was set.
+                if item.task.attempt > 0 && wait > longest_wait(&item.profile.rules) {
+                    wait = Duration::ZERO;
+                }
                 if wait > LONGEST_WAIT {
                     self.later(item, wait, "", "not due yet");
                 } else if self.closing.load(Ordering::Acquire) {
@@ -145,6 +177,23 @@ impl Core {
         }
         self.drop_items(dropped);
         self.pump();
+        if self.most_waiting.is_some_and(|most| lock(&self.scheduler).queued() > most) {
+            self.hand_on();
+        }
+    }
+
+    /// Hands on what would only wait here: a service's tasks come back in a while, and meanwhile others have their place.
+    pub fn hand_on(&self) {
+        let Some(most) = self.most_waiting else { return };
+        let now = Instant::now();
+        let handed_on = match now.checked_sub(HAND_ON_AFTER) {
+            Some(before) => lock(&self.scheduler).hand_on(before, most, now),
+            None => return,
+        };
+        for item in handed_on {
+            let wait = HAND_ON_FOR + Duration::from_millis(fastrand::u64(0..HAND_ON_SPREAD_MS));
+            self.later(item, wait, "", "its host stands still");
+        }
     }
 
     /// Queues a task.
@@ -154,6 +203,7 @@ impl Core {
             job: item.job.clone(),
             deadline_ms: item.task.deadline_ms,
             limits: item.profile.limits,
+            since: item.arrived,
             task: item,
         };
         let now = Instant::now();
@@ -162,7 +212,7 @@ impl Core {
 
     /// Hands a task back that is due later than the engine waits.
     pub fn later(&self, item: Box<Item>, wait: Duration, code: &str, message: &str) {
-        let not_before_ms = now_ms().saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        let not_before_ms = self.wall.steady_ms().saturating_add(millis(wait));
         let result = FinishedKind::Later { not_before_ms, code: code.to_owned(), message: message.to_owned() };
         self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, true);
     }
@@ -172,6 +222,18 @@ impl Core {
         self.metrics.dead_letter();
         let outcome = outcome::failed(&task, Learned::default(), failure, task.attempt, now_ms());
         self.done.push(Finished { token, task, attempts: Vec::new(), result: FinishedKind::Outcome(Box::new(outcome)) }, true);
+    }
+
+    /// Ends a task that killed its process while it ran alone.
+    pub fn poison(&self, token: u64, task: DownloadTask, message: &str) -> Finished {
+        let code = Code::SystemPoison;
+        self.metrics.failed(code);
+        self.metrics.dead_letter();
+        let attempt = task.attempt + 1;
+        let outcome = outcome::failed(&task, Learned::default(), Failure::new(code, message), attempt, now_ms());
+        let attempts =
+            vec![FailedAttempt { attempt, code: code.as_str().to_owned(), message: message.to_owned(), http_status: 0, at_ms: now_ms() }];
+        Finished { token, task, attempts, result: FinishedKind::Outcome(Box::new(outcome)) }
     }
 
     /// Ends a task as dropped.
@@ -200,6 +262,11 @@ impl Core {
             memory_used: self.memory.used(),
         }
     }
+}
+
+/// The longest wait between two attempts that anybody asks for.
+fn longest_wait(rules: &Rules) -> Duration {
+    rules.retry_after_max.max(rules.max).max(2 * LONGEST_REST)
 }
 
 /// The name under which a URL's host is limited: http and https on their own ports are one host.

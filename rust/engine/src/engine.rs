@@ -1,10 +1,14 @@
 //! The engine's handle: owns the runtime, takes tasks in and gives finished ones out.
 
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use fetchbox_model::message::DownloadTask;
 use object_store::ObjectStore;
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
@@ -13,6 +17,7 @@ use crate::config::EngineConfig;
 use crate::core::Core;
 use crate::done::Done;
 use crate::fetch::transfer::Memory;
+use crate::flight::Flight;
 use crate::metrics::Metrics;
 use crate::net::pool::Pool;
 use crate::profile::Profiles;
@@ -21,15 +26,31 @@ use crate::schedule::Scheduler;
 use crate::store::Stores;
 use crate::store::remote::Cleanups;
 use crate::sync::lock;
+use crate::wall::Wall;
 
 /// Threads that write large files.
 const WRITERS: usize = 4;
+/// Connections without an answer that are nothing to speak of.
+const MOST_SILENT: usize = 1024;
+
+/// Connections that nobody answers and that may be open at once: a quarter of the descriptors at most.
+fn most_silent(concurrency: usize) -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+    concurrency.saturating_mul(4).max(MOST_SILENT).min(quarter).max(1)
+}
+
+/// Those with slots, those in silence, those not known to be silent yet, and lanes that end while others begin.
+fn flight_slots(concurrency: usize, most_silent: usize) -> usize {
+    concurrency.saturating_mul(2).saturating_add(most_silent).saturating_add(16)
+}
 
 /// A running engine. Its methods never block for long and may be called from any thread.
 pub struct Engine {
     core: Arc<Core>,
     cleanups: Cleanups,
     runtime: Option<Runtime>,
+    unguarded: Option<String>,
 }
 
 impl Engine {
@@ -54,6 +75,13 @@ impl Engine {
         let handle = runtime.handle().clone();
         let cleanups = Cleanups::new(handle.clone());
         let entered = handle.enter();
+        let most_silent = most_silent(config.concurrency);
+        let (flight, unguarded) =
+            match config.flight_dir.as_deref().map(|dir| Flight::open(Path::new(dir), flight_slots(config.concurrency, most_silent))) {
+                None => (None, None),
+                Some(Ok(flight)) => (Some(flight), None),
+                Some(Err(error)) => (None, Some(error.to_string())),
+            };
         let core = Arc::new(Core {
             profiles: Profiles::new(&config)?,
             proxies: Pools::new(&config.proxy_pools)?,
@@ -62,7 +90,10 @@ impl Engine {
             memory: Memory::new(config.memory_budget),
             metrics: Metrics::new(),
             handle: handle.clone(),
-            scheduler: Mutex::new(Scheduler::new(config.concurrency)),
+            scheduler: Mutex::new(Scheduler::new(config.concurrency).with_silent(most_silent)),
+            most_waiting: config.most_waiting,
+            wall: Wall::new(),
+            flight,
             done: Done::new(wake),
             running: Mutex::default(),
             next_run: AtomicU64::new(0),
@@ -74,7 +105,7 @@ impl Engine {
         handle.spawn(core.clone().keep_time());
         let telling = core.clone();
         handle.spawn(async move { telling.done.keep_telling().await });
-        Ok(Self { core, cleanups, runtime: Some(runtime) })
+        Ok(Self { core, cleanups, runtime: Some(runtime), unguarded })
     }
 
     /// Queues tasks.
@@ -122,7 +153,31 @@ impl Engine {
             });
             runtime.shutdown_timeout(until.saturating_duration_since(Instant::now()));
         }
+        if let Some(flight) = &self.core.flight {
+            flight.end();
+        }
         self.core.stores.sweep();
+    }
+
+    /// Why a crash would leave no trace of what was under way although `flight_dir` asked for it.
+    pub fn unguarded(&self) -> Option<&str> {
+        self.unguarded.as_deref()
+    }
+
+    /// Digests of the tasks that were under way in more than one death of a worker on this machine. Reads a directory.
+    pub fn suspects(&self) -> HashSet<u64> {
+        // A directory that cannot be read names nobody.
+        self.core.flight.as_ref().and_then(|flight| flight.suspects().ok()).unwrap_or_default()
+    }
+
+    /// The end of a task that killed its process while it ran alone.
+    pub fn poison(&self, token: u64, task: DownloadTask, message: &str) -> Finished {
+        self.core.poison(token, task, message)
+    }
+
+    /// Milliseconds since the epoch as they would be if nobody had set the clock since the engine started.
+    pub fn steady_ms(&self) -> u64 {
+        self.core.wall.steady_ms()
     }
 
     /// Counts at this moment.

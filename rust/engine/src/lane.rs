@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::fetch::attempt;
 use crate::fetch::patience::Timer;
 use crate::fetch::transfer::{Kept, Stored, Unsynced};
+use crate::flight::Flight;
 use crate::outcome::{self, Learned};
 use crate::retry::{Decision, Failed, decide};
 use crate::schedule::{HostId, LONGEST_WAIT, Next};
@@ -121,9 +122,13 @@ impl Core {
     }
 
     async fn lane(self: Arc<Self>, first: Start) {
+        let slot = Flight::slot(self.flight.as_ref());
         let mut next = Some(first);
         let mut timer = Timer::new();
         while let Some(Start { host, mut item, run, handle, registration, proven }) = next.take() {
+            slot.begin(&item.task);
+            #[cfg(feature = "failpoints")]
+            crate::deadly::check(&item.task.url);
             self.metrics.started();
             let started = Instant::now();
             let mut learned = Learned::default();

@@ -10,10 +10,13 @@ mod api;
 mod breaker;
 mod config;
 mod core;
+#[cfg(feature = "failpoints")]
+mod deadly;
 mod done;
 mod engine;
 mod failure;
 mod fetch;
+mod flight;
 mod lane;
 mod metrics;
 mod net;
@@ -28,9 +31,11 @@ mod store;
 mod sync;
 mod timer;
 mod verify;
+mod wall;
 
 pub use address::{AddressPolicy, classify};
 pub use api::{EngineError, FailedAttempt, Finished, FinishedKind, Stats, Submission};
 pub use config::{AuthConfig, EngineConfig, FetchConfig, JobStorageConfig, JobTypeConfig, ProxyChoice, ProxyPoolConfig, StorageConfig};
 pub use engine::Engine;
+pub use flight::digest;
 pub use store::housekeeper::{Housekeeper, Place, Upload};

@@ -33,6 +33,8 @@ pub struct Entry {
 pub struct Context {
     /// Wall clock, milliseconds since the epoch.
     pub now_ms: u64,
+    /// The engine's own count of it, see [`crate::Engine::steady_ms`]: what it waits for is measured with this.
+    pub steady_ms: u64,
     /// Whether stored resources are logged as well, at debug level.
     pub log_stored: bool,
 }
@@ -89,9 +91,12 @@ pub fn build(finished: &[Finished], malformed: &[Malformed], context: Context) -
                 status.outcomes.push(outcome);
             }
             FinishedKind::Later { not_before_ms, code, message } => {
-                let delay_ms = not_before_ms.saturating_sub(context.now_ms);
+                let delay_ms = not_before_ms.saturating_sub(context.steady_ms);
                 let task = DownloadTask { attempt: attempts_made(item), not_before_ms: *not_before_ms, ..item.task.clone() };
-                batches.of(Topic::Logs, &task.job_id).push(&later_log(&task, code, message, delay_ms, context));
+                // What was only handed on has nothing to tell.
+                if !code.is_empty() {
+                    batches.of(Topic::Logs, &task.job_id).push(&later_log(&task, code, message, delay_ms, context));
+                }
                 batches.at(Topic::Retry, retry_tier(delay_ms), Some(locate(item.token).0)).push(&task);
             }
             FinishedKind::Dropped => {}

@@ -1,10 +1,10 @@
 //! Which task starts next. Pure: time is passed in and tasks are opaque.
 //!
 //! Tasks wait in queues of their host. A host that may start something stands in one ordered set; whoever is popped goes to its end, so hosts take
-//! turns, and within a host jobs take turns. Hosts that fail share a small part of the slots, and one whose circuit is open for long gives its tasks
-//! back. Every operation is O(log n) in hosts and tasks.
+//! turns, and within a host jobs take turns. Hosts that fail share a small part of the slots, one that is silent gives its slot up (see [`silent`]), and
+//! one whose circuit is open for long gives its tasks back. Every operation is O(log n) in hosts and tasks.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,14 @@ use crate::breaker::Verdict;
 use host::{Host, Place};
 
 mod host;
+mod silent;
 
 /// A retry or pause up to this long is waited for inside the engine.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// One of so many starts goes to a host without deadlines even when others have some.
 const FAIR_EVERY: u64 = 4;
+/// Hosts without tasks that are remembered as answering; beyond that all are forgotten.
+const MOST_KNOWN: usize = 65_536;
 /// Failing hosts share this fraction of the slots.
 const SUSPECT_SHARE: usize = 8;
 
@@ -40,6 +43,8 @@ pub struct Entry<T> {
     pub deadline_ms: u64,
     /// The host's limits as this task's job type has them.
     pub limits: HostLimits,
+    /// When it came, earlier attempts included.
+    pub since: Instant,
     /// The task.
     pub task: T,
 }
@@ -61,19 +66,30 @@ pub enum Next<T> {
 /// The queues.
 pub struct Scheduler<T> {
     concurrency: usize,
+    /// Tasks that may wait in silence before further unknown hosts are held.
+    most_silent: usize,
+    /// Slots in use.
     running: usize,
+    /// Running tasks whose silent hosts gave up their slots.
+    silent: usize,
     suspects_running: usize,
     queued: usize,
     turn: u64,
     hosts: Vec<Option<Host<T>>>,
     free: Vec<HostId>,
     names: HashMap<Arc<str>, HostId>,
+    /// Hosts that answered and have nothing to do at the moment.
+    known: HashSet<Arc<str>>,
     /// (deadline or `u64::MAX`, turn, host): hosts that may start something.
     ready: BTreeSet<(u64, u64, HostId)>,
     /// Hosts that wait for their time.
     timed: BTreeSet<(Instant, HostId)>,
     /// Failing hosts that wait for a slot of the suspects' share.
     parked: VecDeque<HostId>,
+    /// Hosts that nobody has heard of, while too many are silent.
+    held: BTreeSet<(u64, HostId)>,
+    /// Running tasks of hosts that have not answered yet, by their start.
+    unanswered: BTreeSet<(Instant, HostId, u64)>,
     /// Hosts that rest for long and still hold tasks.
     draining: BTreeSet<HostId>,
     /// Tasks that wait for their own time.
@@ -85,16 +101,21 @@ impl<T> Scheduler<T> {
     pub fn new(concurrency: usize) -> Self {
         Self {
             concurrency: concurrency.max(1),
+            most_silent: concurrency.max(1),
             running: 0,
+            silent: 0,
             suspects_running: 0,
             queued: 0,
             turn: 0,
             hosts: Vec::new(),
             free: Vec::new(),
             names: HashMap::new(),
+            known: HashSet::new(),
             ready: BTreeSet::new(),
             timed: BTreeSet::new(),
             parked: VecDeque::new(),
+            held: BTreeSet::new(),
+            unanswered: BTreeSet::new(),
             draining: BTreeSet::new(),
             delayed: BTreeMap::new(),
         }
@@ -107,7 +128,7 @@ impl<T> Scheduler<T> {
 
     /// Tasks started and not finished.
     pub fn running(&self) -> usize {
-        self.running
+        self.running + self.silent
     }
 
     /// Hosts known, and those of them whose circuit is open.
@@ -143,7 +164,8 @@ impl<T> Scheduler<T> {
     }
 
     fn add_host(&mut self, name: Arc<str>) -> HostId {
-        let host = Some(Host::new(name.clone()));
+        let known = self.known.remove(&name);
+        let host = Some(Host::new(name.clone(), known));
         let id = match self.free.pop() {
             Some(id) => {
                 self.hosts[id] = host;
@@ -171,6 +193,10 @@ impl<T> Scheduler<T> {
             self.suspects_running += usize::from(host.breaker.is_suspect());
             host.suspects += usize::from(host.breaker.is_suspect());
             self.turn += 1;
+            if !host.is_well() {
+                host.unanswered.push_back((now, self.turn));
+                self.unanswered.insert((now, id, self.turn));
+            }
             self.replace(id, now);
             return Next::Start(id, entry);
         }
@@ -216,34 +242,37 @@ impl<T> Scheduler<T> {
         {
             self.replace(id, now);
         }
+        self.free_silent_slots(now);
+        self.keep_letting_in(now);
     }
 
     /// When [`Scheduler::next`] may have something although nothing else happened.
     pub fn next_wake(&self) -> Option<Instant> {
         let delayed = self.delayed.first_key_value().map(|(key, _)| key.0);
         let timed = self.timed.first().map(|(at, _)| *at);
-        delayed.into_iter().chain(timed).min()
+        delayed.into_iter().chain(timed).chain(self.next_silence()).min()
     }
 
-    /// Whether the host has answered before.
+    /// Whether the host has answered before, and does not fail.
     pub fn is_proven(&self, id: HostId) -> bool {
-        self.hosts.get(id).and_then(Option::as_ref).is_some_and(|host| host.proven)
+        self.hosts.get(id).and_then(Option::as_ref).is_some_and(|host| host.is_well())
     }
 
     /// A running task of the host got an answer: the host need not prove itself any more.
     pub fn prove(&mut self, id: HostId, now: Instant) {
         if let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut)
-            && !host.proven
+            && (!host.proven || host.is_unanswered())
         {
             host.proven = true;
+            self.heard(id, now);
             self.replace(id, now);
         }
     }
 
     /// A started task ended. `pause` keeps the whole host from starting anything for so long.
     pub fn finish(&mut self, id: HostId, verdict: Verdict, pause: Option<Duration>, now: Instant) {
+        self.give_slot_back(id, now);
         let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut) else { return };
-        self.running -= 1;
         if host.finish(verdict, pause, now) {
             self.suspects_running -= 1;
         }
@@ -287,9 +316,10 @@ impl<T> Scheduler<T> {
     /// Puts a host where it belongs after anything about it changed.
     fn replace(&mut self, id: HostId, now: Instant) {
         let suspects_full = self.suspects_running >= (self.concurrency / SUSPECT_SHARE).max(1);
+        let too_silent = self.is_too_silent();
         let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut) else { return };
         let old = host.place;
-        let place = host.place_at(now, suspects_full, self.turn);
+        let place = host.place_at(now, suspects_full, too_silent, self.turn);
         if place == old && place != Place::Idle {
             return;
         }
@@ -301,6 +331,7 @@ impl<T> Scheduler<T> {
             // Only the front leaves when a slot is free; a cancelled job may empty one in the middle.
             Place::Parked if self.parked.front() == Some(&id) => drop(self.parked.pop_front()),
             Place::Parked => self.parked.retain(|other| *other != id),
+            Place::Held(turn) => drop(self.held.remove(&(turn, id))),
             Place::Idle | Place::Full => {}
         }
         match place {
@@ -308,10 +339,17 @@ impl<T> Scheduler<T> {
             Place::Timed(at) => drop(self.timed.insert((at, id))),
             Place::Draining => drop(self.draining.insert(id)),
             Place::Parked => self.parked.push_back(id),
+            Place::Held(turn) => drop(self.held.insert((turn, id))),
             Place::Full => {}
             Place::Idle => {
                 if host.running == 0 {
                     self.names.remove(&host.name);
+                    if host.proven {
+                        if self.known.len() >= MOST_KNOWN {
+                            self.known.clear();
+                        }
+                        self.known.insert(host.name.clone());
+                    }
                     self.hosts[id] = None;
                     self.free.push(id);
                 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::core::Core;
 use crate::sync::lock;
 
-/// How often idle connections are looked through.
+/// How often idle connections and tasks that stand still are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 
 impl Core {
@@ -37,7 +37,10 @@ impl Core {
                     self.pump();
                 }
                 () = self.rearm.notified() => {}
-                _ = sweep.tick() => self.pool.sweep(Instant::now()),
+                _ = sweep.tick() => {
+                    self.pool.sweep(Instant::now());
+                    self.hand_on();
+                }
             }
         }
     }

@@ -110,6 +110,7 @@ impl Partition {
 pub struct Window {
     partitions: BTreeMap<u32, Partition>,
     pending: BTreeMap<u32, u64>,
+    gained: bool,
 }
 
 impl Window {
@@ -120,7 +121,9 @@ impl Window {
     pub fn assign(&mut self, owned: &[(u32, u64)], revoking: &[u32]) {
         let mut next = BTreeMap::new();
         for &(partition, committed) in owned {
-            let mut state = self.partitions.remove(&partition).unwrap_or_else(|| Partition::new(committed));
+            let kept = self.partitions.remove(&partition);
+            self.gained |= kept.is_none();
+            let mut state = kept.unwrap_or_else(|| Partition::new(committed));
             if state.watermark.committed() > committed {
                 self.pending.insert(partition, state.watermark.committed());
             }
@@ -129,6 +132,11 @@ impl Window {
         }
         self.partitions = next;
         self.pending.retain(|partition, _| self.partitions.contains_key(partition));
+    }
+
+    /// Whether partitions came that were not owned before, since this was last asked.
+    pub fn take_gained(&mut self) -> bool {
+        std::mem::take(&mut self.gained)
     }
 
     /// Where to poll next: the partitions that have room, with their next offset.
@@ -296,6 +304,18 @@ mod tests {
         window.assign(&[(1, 0)], &[]);
         window.settle(token(0, 0));
         assert_eq!(window.take_commits(), vec![]);
+    }
+
+    #[test]
+    fn partitions_that_come_are_told_once() {
+        let mut window = Window::default();
+        assert!(!window.take_gained());
+        window.assign(&[(0, 0)], &[]);
+        assert!(window.take_gained() && !window.take_gained());
+        window.assign(&[(0, 5)], &[0]);
+        assert!(!window.take_gained());
+        window.assign(&[(0, 5), (1, 0)], &[]);
+        assert!(window.take_gained());
     }
 
     #[test]

@@ -3,18 +3,24 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use fetchbox_model::time::cautious;
+
 /// Where time comes from.
 pub trait Clock: Send + Sync + 'static {
     /// Wall clock, Unix milliseconds; may jump.
     fn now_ms(&self) -> u64;
     /// Time since some fixed moment; never jumps.
     fn elapsed(&self) -> Duration;
+    /// Wall clock, Unix milliseconds, for deciding that something is over: never early because somebody set the clock.
+    fn cautious_ms(&self) -> u64 {
+        self.now_ms()
+    }
 }
 
 /// The system's clocks.
 #[derive(Debug, Default)]
 pub struct SystemClock {
-    start: OnceLock<Instant>,
+    start: OnceLock<(Instant, u64)>,
 }
 
 impl Clock for SystemClock {
@@ -23,7 +29,18 @@ impl Clock for SystemClock {
     }
 
     fn elapsed(&self) -> Duration {
-        self.start.get_or_init(Instant::now).elapsed()
+        self.start().0.elapsed()
+    }
+
+    fn cautious_ms(&self) -> u64 {
+        let (begun, begun_ms) = self.start();
+        cautious(begun_ms.saturating_add(begun.elapsed().as_millis() as u64), self.now_ms())
+    }
+}
+
+impl SystemClock {
+    fn start(&self) -> (Instant, u64) {
+        *self.start.get_or_init(|| (Instant::now(), self.now_ms()))
     }
 }
 

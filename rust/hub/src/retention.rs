@@ -51,7 +51,7 @@ impl Retainer {
 
     fn prune(&mut self, core: &Core, state: usize, too_large: bool) -> Result<(), HubError> {
         let retention = &core.config.retention;
-        let now_ms = core.clock.now_ms();
+        let now_ms = core.clock.cautious_ms();
         let listing = Listing::Settled(FINAL[state]);
         let from = listing.key(self.oldest[state], &[0; 16]);
         let to = listing.key(u64::MAX, &[0xff; 16]);
@@ -91,7 +91,7 @@ fn trim(core: &Core, topic: Topic, partition: u32) -> Result<(), HubError> {
     if from >= limit {
         return Ok(());
     }
-    let before_ms = core.clock.now_ms().saturating_sub(core.config.retention.ttl_ms(topic));
+    let before_ms = core.clock.cautious_ms().saturating_sub(core.config.retention.ttl_ms(topic));
     let share = core.config.retention.stream_max_bytes.map(|bytes| bytes / u64::from(core.partitions(topic)));
     let mut excess = match share {
         Some(share) => crate::streams::bytes(core, topic, partition).map_err(read_failed)?.saturating_sub(share),

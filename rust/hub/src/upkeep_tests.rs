@@ -139,6 +139,31 @@ fn a_clock_that_jumps_back_an_hour_does_not_stall_retries() {
     assert_eq!(bed.core().next.get(Topic::Tasks, 3), 1);
 }
 
+/// A clock that jumps: every retry comes when it is due, each a second after the one before, neither at once nor one by one.
+#[test]
+fn retries_keep_their_times_whatever_happens_to_the_clock() {
+    for jump_ms in [-3_600_000i64, 3_600_000] {
+        let bed = Bed::new(|_| {});
+        let core = bed.core();
+        let mut mover = Mover::default();
+        mover.step(core).unwrap();
+        for _ in 0..10 {
+            bed.append("", vec![retry(0, 3)], vec![]).unwrap();
+            mover.step(core).unwrap();
+            bed.clock.advance(1000);
+        }
+        bed.clock.wall.store(bed.clock.wall.load(Ordering::Relaxed).saturating_add_signed(jump_ms), Ordering::Relaxed);
+        mover.step(core).unwrap();
+        assert_eq!(core.next.get(Topic::Tasks, 3), 0, "{jump_ms}: nothing is due");
+        bed.clock.advance(5000);
+        for moved in 1..=10 {
+            mover.step(core).unwrap();
+            assert_eq!(core.next.get(Topic::Tasks, 3), moved, "{jump_ms}");
+            bed.clock.advance(1000);
+        }
+    }
+}
+
 #[test]
 fn only_what_is_old_and_committed_is_trimmed() {
     let bed = Bed::new(|_| {});

@@ -9,4 +9,5 @@ pub mod manifest;
 pub mod message;
 pub mod state;
 pub mod stream;
+pub mod time;
 pub mod watermark;

@@ -1,17 +1,20 @@
 //! `Engine`: the download engine with the window over the partitions that it works on.
 
+use std::collections::HashSet;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fetchbox_engine::report::{self, Context, Entry};
-use fetchbox_engine::window::{Malformed, Window};
+use fetchbox_engine::window::{Malformed, Placed, Window};
 use fetchbox_engine::{EngineConfig, EngineError, FetchConfig, FinishedKind, Submission};
+use prost::Message;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyo3_object_store::AnyObjectStore;
 
+use crate::carry;
 use crate::completion::{Wakeup, lock};
 use crate::delivery::{Delivery, Settled};
 use crate::error::CoreError;
@@ -42,6 +45,9 @@ pub struct Engine {
     pub window: Mutex<Window>,
     malformed: Mutex<Vec<Malformed>>,
     wakeup: Arc<Wakeup>,
+    /// Tasks under way in several deaths of workers, and those of them that were delivered and not taken yet.
+    suspects: Mutex<HashSet<u64>>,
+    aside: Mutex<Vec<Placed>>,
     backlog: AtomicUsize,
     closing: AtomicBool,
     log_stored: bool,
@@ -64,6 +70,8 @@ impl Engine {
             window: Mutex::default(),
             malformed: Mutex::default(),
             wakeup,
+            suspects: Mutex::default(),
+            aside: Mutex::default(),
             backlog: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             log_stored,
@@ -79,14 +87,21 @@ impl Engine {
     }
 
     fn submit(&self, py: Python<'_>, delivery: &Delivery, settled: &Settled) -> PyResult<usize> {
+        if lock(&self.window).take_gained() {
+            // Whose partitions these were may have died of them.
+            *lock(&self.suspects) = self.with(py, fetchbox_engine::Engine::suspects)?;
+        }
         let submissions = py.detach(|| {
             let intake = delivery.take();
             let mut submissions = Vec::with_capacity(intake.tasks.len());
             {
+                let suspects = lock(&self.suspects);
                 let mut window = lock(&self.window);
                 for placed in intake.tasks {
                     if settled.covers(&placed.task) {
                         window.settle(placed.token);
+                    } else if !suspects.is_empty() && suspects.contains(&fetchbox_engine::digest(&placed.task)) {
+                        lock(&self.aside).push(placed);
                     } else {
                         submissions.push(Submission { task: placed.task, token: placed.token });
                     }
@@ -103,6 +118,24 @@ impl Engine {
         self.start(py, submissions)
     }
 
+    fn set_aside<'py>(&self, py: Python<'py>) -> Vec<(u64, Bound<'py, PyBytes>)> {
+        let aside = std::mem::take(&mut *lock(&self.aside));
+        aside.iter().map(|placed| (placed.token, PyBytes::new(py, &placed.task.encode_to_vec()))).collect()
+    }
+
+    fn submit_apart(&self, py: Python<'_>, place: u64, task: &[u8]) -> PyResult<usize> {
+        self.start(py, vec![Submission { token: place, task: carry::task(task)? }])
+    }
+
+    fn poison(&self, py: Python<'_>, place: u64, task: &[u8], message: &str) -> PyResult<OutcomeBatch> {
+        let task = carry::task(task)?;
+        Ok(OutcomeBatch { finished: vec![self.with(py, |engine| engine.poison(place, task, message))?] })
+    }
+
+    fn unguarded(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.with(py, |engine| engine.unguarded().map(str::to_owned))
+    }
+
     fn drain(&self, py: Python<'_>, limit: usize) -> PyResult<OutcomeBatch> {
         let finished = self.with(py, |engine| {
             self.wakeup.reset();
@@ -113,7 +146,10 @@ impl Engine {
     }
 
     fn settle(&self, py: Python<'_>, outcomes: &OutcomeBatch) -> Report {
-        let context = Context { now_ms: now_ms(), log_stored: self.log_stored };
+        let now_ms = now_ms();
+        // A closed engine waits for nothing any more.
+        let steady_ms = self.with(py, fetchbox_engine::Engine::steady_ms).unwrap_or(now_ms);
+        let context = Context { now_ms, steady_ms, log_stored: self.log_stored };
         py.detach(|| {
             let malformed = std::mem::take(&mut *lock(&self.malformed));
             let entries = report::build(&outcomes.finished, &malformed, context);

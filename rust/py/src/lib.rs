@@ -1,5 +1,6 @@
 //! The Python module `fetchbox._core`. Its manual is `python/fetchbox/_core.pyi`; each file holds one type of the boundary.
 
+mod carry;
 mod client;
 mod completion;
 mod delivery;

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use serde::{Deserialize, Serialize};
 
+use crate::carry;
 use crate::error::CoreError;
 
 /// Finished tasks in completion order.
@@ -33,6 +34,16 @@ impl OutcomeBatch {
 
     fn unstored(&self) -> Vec<Outcome> {
         self.finished.iter().filter(|item| stored_size(&item.result).is_none()).map(Outcome::from).collect()
+    }
+
+    /// Place and bytes of each, for [`OutcomeBatch::decode`] in another process.
+    fn encode<'py>(&self, py: Python<'py>) -> Vec<(u64, Bound<'py, PyBytes>)> {
+        self.finished.iter().map(|finished| (finished.token, PyBytes::new(py, &carry::encode(finished)))).collect()
+    }
+
+    #[staticmethod]
+    fn decode(finished: &[u8]) -> PyResult<Self> {
+        Ok(Self { finished: vec![carry::decode(finished)?] })
     }
 }
 

@@ -260,8 +260,14 @@ fn judge_head(head: &Parts, headers: &Headers, profile: &Profile) -> Result<(), 
         .headers
         .get(header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| parse_retry_after(value, std::time::SystemTime::now()));
+        .and_then(|value| parse_retry_after(value, origin_time(&head.headers)));
     Err(failure)
+}
+
+/// What time it is for the origin: a date that it asks us to wait for is one of its own clock, whatever ours says.
+fn origin_time(headers: &HeaderMap) -> std::time::SystemTime {
+    let date = headers.get(header::DATE).and_then(|value| value.to_str().ok()).and_then(|value| httpdate::parse_http_date(value).ok());
+    date.unwrap_or_else(std::time::SystemTime::now)
 }
 
 /// Lengths that contradict each other are how responses are smuggled: the body could be anything. Two different Content-Lengths do not get here,

@@ -23,6 +23,8 @@ pub(super) enum Place {
     Timed(Instant),
     /// Waits for a slot of the suspects' share.
     Parked,
+    /// Waits until fewer hosts are silent: turn.
+    Held(u64),
     /// Rests for long; its tasks are given back.
     Draining,
 }
@@ -35,6 +37,12 @@ pub(super) struct Host<T> {
     pub(super) running: usize,
     /// Running tasks that were started while the host was suspect.
     pub(super) suspects: usize,
+    /// Running tasks that nobody has answered and that still have their slots, by their start.
+    pub(super) unanswered: VecDeque<(Instant, u64)>,
+    /// Running tasks that gave their slots up.
+    pub(super) silent: usize,
+    /// Tasks that wait here.
+    pub(super) queued: usize,
     concurrency: usize,
     interval: Duration,
     /// Earliest next start, by rate or by the host's own wish.
@@ -47,14 +55,17 @@ pub(super) struct Host<T> {
 }
 
 impl<T> Host<T> {
-    pub(super) fn new(name: Arc<str>) -> Self {
+    pub(super) fn new(name: Arc<str>, proven: bool) -> Self {
         Self {
             name,
             place: Place::Idle,
             breaker: Breaker::default(),
-            proven: false,
+            proven,
             running: 0,
             suspects: 0,
+            unanswered: VecDeque::new(),
+            silent: 0,
+            queued: 0,
             concurrency: 1,
             interval: Duration::ZERO,
             next_at: None,
@@ -68,6 +79,7 @@ impl<T> Host<T> {
     pub(super) fn push(&mut self, entry: Entry<T>, turn: u64) {
         self.concurrency = entry.limits.concurrency.max(1);
         self.interval = entry.limits.interval;
+        self.queued += 1;
         if self.is_empty() {
             self.last_turn = turn;
         }
@@ -90,6 +102,7 @@ impl<T> Host<T> {
     /// The next task, earliest deadline first, then job by job.
     pub(super) fn pop(&mut self) -> Option<Entry<T>> {
         if let Some((_, entry)) = self.urgent.pop_first() {
+            self.queued -= 1;
             return Some(entry);
         }
         let job = self.turns.pop_front()?;
@@ -100,7 +113,17 @@ impl<T> Host<T> {
         } else {
             self.turns.push_back(job);
         }
+        self.queued -= usize::from(entry.is_some());
         entry
+    }
+
+    /// Since when the next task waits.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        if let Some((_, entry)) = self.urgent.first_key_value() {
+            return Some(entry.since);
+        }
+        let job = self.turns.front()?;
+        self.jobs.get(job)?.front().map(|entry| entry.since)
     }
 
     pub(super) fn start(&mut self, now: Instant) -> Option<Entry<T>> {
@@ -117,7 +140,7 @@ impl<T> Host<T> {
     pub(super) fn finish(&mut self, verdict: Verdict, pause: Option<Duration>, now: Instant) -> bool {
         self.running -= 1;
         self.breaker.record(verdict, now);
-        self.proven |= verdict == Verdict::Good;
+        self.proven = (self.proven || verdict == Verdict::Good) && !self.breaker.is_down();
         if let Some(pause) = pause {
             self.next_at = self.next_at.max(Some(now + pause));
         }
@@ -127,12 +150,14 @@ impl<T> Host<T> {
     }
 
     pub(super) fn remove_job(&mut self, job: &str, removed: &mut Vec<T>) {
+        let before = removed.len();
         let keys: Vec<_> = self.urgent.iter().filter(|(_, entry)| *entry.job == *job).map(|(key, _)| *key).collect();
         removed.extend(keys.iter().filter_map(|key| self.urgent.remove(key)).map(|entry| entry.task));
         if let Some(queue) = self.jobs.remove(job) {
             self.turns.retain(|other| **other != *job);
             removed.extend(queue.into_iter().map(|entry| entry.task));
         }
+        self.queued -= removed.len() - before;
     }
 
     fn allowed(&self, now: Instant) -> usize {
@@ -145,7 +170,23 @@ impl<T> Host<T> {
         }
     }
 
-    pub(super) fn place_at(&mut self, now: Instant, suspects_full: bool, turn: u64) -> Place {
+    /// Whether it has answered before and does not fail.
+    pub(super) fn is_well(&self) -> bool {
+        self.proven && !self.breaker.is_suspect()
+    }
+
+    /// Whether tasks run that nobody has answered.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.silent > 0 || !self.unanswered.is_empty()
+    }
+
+    /// Whether what waits here may have to wait for long: the host fails, or has not said a word.
+    pub(super) fn stands_still(&self) -> bool {
+        let unheard = || self.silent > 0 || self.breaker.is_suspect() || matches!(self.place, Place::Held(_));
+        self.breaker.is_down() || (!self.proven && unheard())
+    }
+
+    pub(super) fn place_at(&mut self, now: Instant, suspects_full: bool, too_silent: bool, turn: u64) -> Place {
         if self.is_empty() {
             let remember = self.breaker.forget_at().max(self.next_at).filter(|at| *at > now);
             return remember.map_or(Place::Idle, Place::Timed);
@@ -161,6 +202,9 @@ impl<T> Host<T> {
         }
         if self.breaker.is_suspect() && suspects_full {
             return Place::Parked;
+        }
+        if !self.proven && too_silent {
+            return if let Place::Held(_) = self.place { self.place } else { Place::Held(turn) };
         }
         if self.last_turn == 0 {
             self.last_turn = turn;

@@ -3,7 +3,7 @@ use super::*;
 const LIMITS: HostLimits = HostLimits { concurrency: 8, interval: Duration::ZERO };
 
 fn entry(host: &str, job: &str, task: u32) -> Entry<u32> {
-    Entry { host: host.into(), job: job.into(), deadline_ms: 0, limits: LIMITS, task }
+    Entry { host: host.into(), job: job.into(), deadline_ms: 0, limits: LIMITS, since: Instant::now(), task }
 }
 
 fn start(scheduler: &mut Scheduler<u32>, now: Instant) -> Option<(HostId, u32)> {

@@ -117,3 +117,36 @@ fn stalled_origins_do_not_hold_up_others_beyond_their_slots() {
     let finished = fetcher.drain(100);
     assert!(finished.iter().all(|item| matches!(item.result, FinishedKind::Dropped)));
 }
+
+#[test]
+fn what_waits_for_silent_hosts_is_handed_on_when_too_much_waits() {
+    let silent = Origin::always(vec![Step::Hang]);
+    let origin = Origin::always(ok(b"x"));
+    let mut fetcher = Fetcher::new(|config| config.most_waiting = Some(100));
+    for n in 0..500 {
+        let mut task = task(&silent.url("/"));
+        task.resource_id = format!("silent{n}");
+        fetcher.submit(task);
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut handed_on = Vec::new();
+    while handed_on.len() < 350 {
+        assert!(Instant::now() < until, "{} were handed on", handed_on.len());
+        // Whatever comes in makes the engine look at what waits.
+        let good = task(&origin.url("/"));
+        fetcher.submit(good);
+        for finished in fetcher.drain(1) {
+            if finished.task.resource_id.starts_with("silent") {
+                handed_on.push(finished);
+            } else {
+                assert_stored(&outcome(finished));
+            }
+        }
+    }
+    let now = crate::origins::now_ms();
+    for finished in handed_on {
+        assert!(finished.attempts.is_empty());
+        assert!(matches!(finished.result, FinishedKind::Later { not_before_ms, .. } if not_before_ms > now + 50_000));
+    }
+    assert!(fetcher.engine().stats().queued <= 100);
+}
