@@ -23,7 +23,7 @@ CARGO_TEST := --workspace --exclude fetchbox-py --locked --features fetchbox-eng
 COMPOSE := docker/compose.yaml
 DOCKER_COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help install test test-rust test-python check check-rust check-python fmt fmt-check bench run proto docs constraints dev-up dev-down clean
+.PHONY: help install test test-rust test-python fuzz check check-rust check-python fmt fmt-check bench run proto docs constraints dev-up dev-down clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -72,6 +72,19 @@ test-rust: ## the Rust tests
 
 test-python: $(TEST)/.extension ## the Python tests; PYTEST_ARGS="-k name" to choose
 	$(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+FUZZ_TARGETS ?= urls response_heads content_range retry_after checksum_hints manifests
+FUZZ_RUNS ?= 100000
+
+# RUSTC_BOOTSTRAP lets the installed compiler instrument; the sanitizers need a nightly, and there is hardly any unsafe code for them to judge.
+fuzz: ## libFuzzer over what strangers' bytes go through; FUZZ_RUNS=10000000, FUZZ_TARGETS="urls manifests"
+	@command -v cargo-fuzz >/dev/null || { echo "make fuzz needs cargo-fuzz: cargo install cargo-fuzz" >&2; exit 1; }
+	cp Cargo.lock rust/fuzz/Cargo.lock
+	for target in $(FUZZ_TARGETS); do \
+	    mkdir -p rust/fuzz/corpus/$$target; \
+	    RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(CURDIR)/rust/fuzz/target cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target \
+	        rust/fuzz/corpus/$$target rust/fuzz/seeds/$$target -- -runs=$(FUZZ_RUNS) -max_len=4096; \
+	done
 
 check: fmt-check check-rust check-python ## format, lints, types, stubs, imports
 
@@ -124,6 +137,6 @@ constraints: ## take the newest versions that pyproject.toml allows into constra
 	rm -rf .venv-constraints
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) $(TEST) .venv-bench dist target fetchbox-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TEST) .venv-bench dist target rust/fuzz/target rust/fuzz/corpus fetchbox-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f python/fetchbox/_core*.so

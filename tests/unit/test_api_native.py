@@ -1,4 +1,4 @@
-"""The ingress with the real compiler: every fault of hostile.md 32 is a 400 with a pointer, and nothing is stored."""
+"""The ingress with the real compiler: every fault of a manifest is a 400 with a pointer, and nothing is stored."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket as socket_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ from fetchbox.config import (
     to_child_json,
 )
 
-RICH = {
+RICH: dict[str, Any] = {
     "server": {"api_tokens": {"t": "acme"}, "operator_token": "op"},
     "storage": {
         "url": "s3://bucket/p",
@@ -60,6 +62,25 @@ def test_our_own_ports_and_the_stores_are_guarded() -> None:
     overrides = {**RICH, "server": {"bind_addr": "0.0.0.0:8000", "allow_anonymous": True}, "telemetry": {"metrics_addr": "localhost:9000"}}
     endpoints = engine_options(load(env={}, overrides=overrides))["blocked_endpoints"]
     assert endpoints == ["0.0.0.0:8000", "127.0.0.1:8000", "[::1]:8000", "127.0.0.1:9000", "[::1]:9000"]
+
+
+def test_a_store_that_is_named_is_guarded_by_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(host: str, port: int, **_: object) -> list[Any]:
+        if host != "minio.internal":
+            return real(host, port, type=socket_module.SOCK_STREAM)
+        return [(0, 0, 0, "", ("10.0.0.9", port)), (0, 0, 0, "", ("fd00::9", port, 0, 0))]
+
+    real = socket_module.getaddrinfo
+    monkeypatch.setattr(socket_module, "getaddrinfo", resolve)
+    named = {**RICH, "storage": {**RICH["storage"], "endpoint": "http://minio.internal:9000"}}
+    endpoints = engine_options(load(env={}, overrides=named))["blocked_endpoints"]
+    assert endpoints[-2:] == ["10.0.0.9:9000", "[fd00::9]:9000"]
+
+    def fail(*_: object, **__: object) -> list[Any]:
+        raise OSError("no name server")
+
+    monkeypatch.setattr(socket_module, "getaddrinfo", fail)
+    assert engine_options(load(env={}, overrides=named))["blocked_endpoints"] == []
 
 
 def test_a_library_has_no_ports_and_syncs_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -80,12 +81,17 @@ def _own_endpoints(config: Config) -> list[str]:
         if parts.hostname:
             port = parts.port or default or (443 if parts.scheme == "https" else 80)
             found.append(addresses.format_address(parts.hostname, port))
-    return [endpoint for endpoint in dict.fromkeys(found) if _is_literal(endpoint)]
+    return list(dict.fromkeys(address for endpoint in found for address in _numeric(endpoint)))
 
 
-def _is_literal(endpoint: str) -> bool:
-    host = addresses.parse_address(endpoint)[0]
-    return ":" in host or host.replace(".", "").isdigit()
+def _numeric(endpoint: str) -> list[str]:
+    """An endpoint by its addresses. A name that cannot be resolved now has none: who cannot reach the store does not get far anyway."""
+    host, port = addresses.parse_address(endpoint)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [addresses.format_address(str(address[0]).partition("%")[0], port) for *_, address in found]
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 //!
 //! One task goes: policy → resolve → connect → request → response → body → verify → store. Knows nothing of Python, the hub or the streams.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod report;
 pub mod window;
 

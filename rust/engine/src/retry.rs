@@ -98,6 +98,25 @@ mod tests {
         }
     }
 
+    /// The document is what operators go by, so each of its rows is decided on.
+    #[test]
+    fn every_row_of_the_document_is_decided_as_it_says() {
+        let text = include_str!("../../../docs/failures.md");
+        let rows: Vec<Vec<&str>> =
+            text.lines().filter(|line| line.starts_with("| `")).map(|line| line.split('|').map(str::trim).collect()).collect();
+        assert_eq!(rows.len(), Code::ALL.len());
+        for row in rows {
+            let code: Code = row[1].trim_matches('`').parse().unwrap();
+            let expected = match row[2] {
+                "retryable" => Decision::Again(RULES.max),
+                "permanent" => Decision::Fail,
+                other => panic!("{code}: {other:?} is no class"),
+            };
+            assert_eq!(decide(failed(code, 4), RULES, 1.0), expected, "{code}");
+            assert_eq!(decide(failed(code, 5), RULES, 1.0), Decision::Fail, "{code}, the last attempt");
+        }
+    }
+
     #[test]
     fn a_service_outlasts_its_own_machines_troubles_and_nothing_else() {
         let rules = Rules { outlast_full_store: true, ..RULES };

@@ -18,7 +18,7 @@ use super::route::is_proxy_failure;
 use super::transfer::{Kept, Transfer};
 use crate::core::{Core, Item};
 use crate::failure::{Failure, chain, find, is_exhaustion};
-use crate::net::link::Link;
+use crate::net::link::{Link, MAX_FIELDS, MAX_HEAD_BYTES};
 use crate::net::socket::EndlessHead;
 use crate::outcome::Learned;
 use crate::profile::{Profile, seconds};
@@ -103,7 +103,7 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
             let content_range = response.head.headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
             match judge(&transfer.partial, status, content_range, &etag) {
                 Answer::Continue => {
-                    check_framing(&response)?;
+                    check_framing(&response.head)?;
                     return body::receive(&mut attempt, item, transfer, response, true).await;
                 }
                 Answer::Whole => transfer.restart(),
@@ -120,7 +120,7 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
             body::discard(&mut attempt, response).await;
             return Err(failure);
         }
-        check_framing(&response)?;
+        check_framing(&response.head)?;
         return body::receive(&mut attempt, item, transfer, response, false).await;
     }
 }
@@ -231,6 +231,7 @@ impl Attempt<'_> {
                         self.core.pool.put(&origin, shared, Instant::now());
                     }
                     let (head, body) = response.into_parts();
+                    check_size(&head)?;
                     return Ok(Answered { link, origin, head, body });
                 }
                 Err(_) if reused && !link.saw_response() => fresh = true,
@@ -246,7 +247,7 @@ pub fn text(headers: &HeaderMap, name: header::HeaderName) -> String {
 }
 
 /// Whether the response's body is what was asked for.
-fn judge_head(head: &Parts, headers: &Headers, profile: &Profile) -> Result<(), Failure> {
+pub fn judge_head(head: &Parts, headers: &Headers, profile: &Profile) -> Result<(), Failure> {
     let status = head.status.as_u16();
     if status == 206 && !headers.has_range {
         return Err(Failure::new(Code::DownloadBadResponse, "a part of the body although the whole was asked for").status(status));
@@ -264,6 +265,19 @@ fn judge_head(head: &Parts, headers: &Headers, profile: &Profile) -> Result<(), 
     Err(failure)
 }
 
+/// hyper limits what it reads until a head is whole: one that came in a single read, and one of HTTP/2, are measured here.
+pub fn check_size(head: &Parts) -> Result<(), Failure> {
+    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let bad = |what: String| Err(Failure::new(Code::DownloadBadResponse, what).status(head.status.as_u16()));
+    if bytes >= MAX_HEAD_BYTES {
+        return bad(format!("{bytes} bytes of headers, fewer than {MAX_HEAD_BYTES} are taken"));
+    }
+    if head.headers.len() > MAX_FIELDS {
+        return bad(format!("{} header fields, at most {MAX_FIELDS} are taken", head.headers.len()));
+    }
+    Ok(())
+}
+
 /// What time it is for the origin: a date that it asks us to wait for is one of its own clock, whatever ours says.
 fn origin_time(headers: &HeaderMap) -> std::time::SystemTime {
     let date = headers.get(header::DATE).and_then(|value| value.to_str().ok()).and_then(|value| httpdate::parse_http_date(value).ok());
@@ -272,9 +286,9 @@ fn origin_time(headers: &HeaderMap) -> std::time::SystemTime {
 
 /// Lengths that contradict each other are how responses are smuggled: the body could be anything. Two different Content-Lengths do not get here,
 /// because hyper refuses them.
-fn check_framing(response: &Answered) -> Result<(), Failure> {
-    let headers = &response.head.headers;
-    let bad = |what: &str| Err(Failure::new(Code::DownloadBadFraming, what).status(response.head.status.as_u16()));
+pub fn check_framing(head: &Parts) -> Result<(), Failure> {
+    let headers = &head.headers;
+    let bad = |what: &str| Err(Failure::new(Code::DownloadBadFraming, what).status(head.status.as_u16()));
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         if headers.contains_key(header::CONTENT_LENGTH) {
@@ -287,8 +301,13 @@ fn check_framing(response: &Answered) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What HTTP/2 calls an answer that is none: a head that is too large among them.
+fn is_nonsense(reason: h2::Reason) -> bool {
+    matches!(reason, h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR)
+}
+
 /// The failure of a request that got no whole head.
-fn head_failure(error: &hyper::Error) -> Failure {
+pub fn head_failure(error: &hyper::Error) -> Failure {
     let message = chain(error);
     let code = if find::<EndlessHead>(error).is_some() {
         Code::DownloadBadResponse
@@ -301,7 +320,7 @@ fn head_failure(error: &hyper::Error) -> Failure {
         }
     } else if find::<std::io::Error>(error).is_some_and(is_exhaustion) {
         Code::SystemResources
-    } else if message.contains("PROTOCOL_ERROR") || message.contains("FRAME_SIZE_ERROR") {
+    } else if find::<h2::Error>(error).and_then(h2::Error::reason).is_some_and(is_nonsense) {
         Code::DownloadBadResponse
     } else {
         Code::DownloadReset

@@ -227,7 +227,7 @@ fn clean_metadata(metadata: BTreeMap<String, String>) -> Vec<(String, String)> {
 }
 
 /// The failure of a body that broke off.
-fn body_failure(error: &hyper::Error) -> Failure {
+pub fn body_failure(error: &hyper::Error) -> Failure {
     let message = chain(error);
     let code = match find::<io::Error>(error).map(io::Error::kind) {
         Some(io::ErrorKind::UnexpectedEof) => Code::DownloadTruncated,
@@ -236,7 +236,8 @@ fn body_failure(error: &hyper::Error) -> Failure {
         }
         Some(_) => Code::DownloadReset,
         None if error.is_incomplete_message() => Code::DownloadTruncated,
-        None if message.contains("PROTOCOL_ERROR") => Code::DownloadTruncated,
+        // A stream that ends before its length, in HTTP/2's words.
+        None if find::<h2::Error>(error).and_then(h2::Error::reason) == Some(h2::Reason::PROTOCOL_ERROR) => Code::DownloadTruncated,
         None => Code::DownloadReset,
     };
     Failure::new(code, format!("the body broke off: {message}"))

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fetchbox_model::failure::Code;
@@ -13,6 +14,9 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::failure::{Failure, chain};
+
+/// How long parts under way may take before their upload is aborted.
+const LAST_PARTS: Duration = Duration::from_secs(2);
 
 /// What is kept on an object besides its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,10 +57,13 @@ impl Cleanups {
         self.running.load(Ordering::Acquire)
     }
 
-    fn abort(&self, mut upload: Box<dyn MultipartUpload>) {
+    fn abort(&self, mut upload: Box<dyn MultipartUpload>, mut parts: JoinSet<object_store::Result<()>>) {
         let running = self.running.clone();
         running.fetch_add(1, Ordering::AcqRel);
         self.handle.spawn(async move {
+            // A part that the store has in hand when its upload is aborted may be kept for good.
+            let _ = tokio::time::timeout(LAST_PARTS, async { while parts.join_next().await.is_some() {} }).await;
+            parts.shutdown().await;
             // The collector aborts what this could not.
             let _ = upload.abort().await;
             running.fetch_sub(1, Ordering::AcqRel);
@@ -155,7 +162,7 @@ impl Multipart {
         while self.parts.len() > window {
             match self.parts.join_next().await {
                 Some(Ok(Ok(()))) | None => {}
-                Some(Ok(Err(error))) => return Err(classify(&error)),
+                Some(Ok(Err(error))) => return Err(classify_upload(&error)),
                 Some(Err(error)) => return Err(Failure::new(Code::SystemInternal, error.to_string())),
             }
         }
@@ -166,7 +173,7 @@ impl Multipart {
     pub async fn complete(mut self) -> Result<String, Failure> {
         self.wait(0).await?;
         let Some(upload) = &mut self.upload else { return Ok(String::new()) };
-        let result = upload.complete().await.map_err(|error| classify(&error))?;
+        let result = upload.complete().await.map_err(|error| classify_upload(&error))?;
         self.upload = None;
         Ok(result.e_tag.unwrap_or_default())
     }
@@ -175,8 +182,7 @@ impl Multipart {
 impl Drop for Multipart {
     fn drop(&mut self) {
         if let Some(upload) = self.upload.take() {
-            self.parts.abort_all();
-            self.cleanups.abort(upload);
+            self.cleanups.abort(upload, std::mem::take(&mut self.parts));
         }
     }
 }
@@ -196,6 +202,15 @@ fn classify(error: &object_store::Error) -> Failure {
         _ => by_text(&message),
     };
     Failure::new(code, format!("store: {message}"))
+}
+
+/// The same once an upload has begun. Its bucket was there then: what is missing is the upload, because it was completed and the answer got lost, or
+/// because somebody else ended it. Another attempt begins a new one.
+fn classify_upload(error: &object_store::Error) -> Failure {
+    match error {
+        object_store::Error::NotFound { .. } => Failure::new(Code::UploadFailed, format!("store: the upload is gone: {}", chain(error))),
+        other => classify(other),
+    }
 }
 
 /// Errors without a kind of their own carry the response in their text only.

@@ -1,4 +1,4 @@
-//! hostile.md 21, 22, 25–27, 30, 31, retries and the whole outcome.
+//! Cases 21, 22, 25, 26, 30 and 31 of docs/hostile-cases.md, retries and the whole outcome.
 
 use std::time::{Duration, Instant};
 

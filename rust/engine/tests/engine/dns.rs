@@ -1,4 +1,4 @@
-//! hostile.md 5, 6, 28: names, against a scripted name server.
+//! Cases 5, 6, 28 of docs/hostile-cases.md: names, against a scripted name server.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};

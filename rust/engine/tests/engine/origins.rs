@@ -1,4 +1,4 @@
-//! hostile.md 13–20: origins that break off, stall, lie and flood.
+//! Cases 13–20 of docs/hostile-cases.md: origins that break off, stall, lie and flood.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -94,6 +94,12 @@ fn case_15_bad_chunk_sizes() {
 fn case_16_64_kib_of_headers() {
     let large = format!("HTTP/1.1 200 OK\r\nX-Big: {}\r\nContent-Length: 1\r\n\r\nx", "a".repeat(65 << 10));
     fails(vec![send(&large)], "DOWNLOAD_BAD_RESPONSE", false);
+    // In one piece with its end and the body, so that it is there whole before anybody has measured it.
+    for filler in ["a".repeat(64 << 10), "a".repeat((64 << 10) - 30)] {
+        fails(vec![send(&format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX-Big: {filler}\r\n\r\nx"))], "DOWNLOAD_BAD_RESPONSE", false);
+    }
+    let large = (0..64).map(|n| format!("X-{n:02}: {}\r\n", "a".repeat(1017))).collect::<String>();
+    fails(vec![send(&format!("HTTP/1.1 200 OK\r\n{large}Content-Length: 1\r\n\r\nx"))], "DOWNLOAD_BAD_RESPONSE", false);
     let endless = vec![send("HTTP/1.1 200 OK\r\nX-Big: "), Step::Endless(vec![b'a'; 4096])];
     fails(endless, "DOWNLOAD_BAD_RESPONSE", false);
     // What is below the limit is taken.

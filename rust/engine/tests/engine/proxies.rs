@@ -1,4 +1,4 @@
-//! hostile.md 11 and 29: proxies, good and bad.
+//! Cases 11 and 29 of docs/hostile-cases.md: proxies, good and bad.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -174,6 +174,22 @@ fn case_29_bad_endpoints_are_passed_over_and_the_next_tier_is_asked() {
     let before = refuses.connections();
     assert_stored(&fetcher.outcome(by_proxy(&origin.url("/"))));
     assert_eq!(refuses.connections(), before);
+}
+
+#[test]
+fn case_29_a_silent_proxy_costs_one_connect_timeout() {
+    let origin = Origin::always(ok(b"at last"));
+    let silent = Origin::always(vec![Step::Hang]);
+    let good = Proxy::connect(origin.address);
+    let main = pool(&[silent.address, good.address].map(|at| format!("http://{at}")), &[], false);
+    let mut fetcher = Fetcher::new(move |config| {
+        config.proxy_pools.insert("main".into(), main);
+        config.fetch.connect_timeout = 0.5;
+    });
+    let finished = fetcher.run(by_proxy(&origin.url("/")));
+    assert!(finished.attempts.is_empty());
+    assert_stored(&crate::support::outcome(finished));
+    assert_eq!(silent.requests().len(), 1);
 }
 
 #[test]

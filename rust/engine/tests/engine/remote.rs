@@ -45,7 +45,7 @@ fn small_and_large_bodies_arrive_whole() {
 }
 
 #[test]
-fn type_encoding_and_metadata_are_kept_on_the_object() {
+fn case_27_type_encoding_and_metadata_are_kept_on_the_object_cleaned() {
     let origin =
         Origin::always(vec![send("HTTP/1.1 200 OK\r\nContent-Type: text/css\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\nok")]);
     let store = Arc::new(InMemory::new());
@@ -55,6 +55,31 @@ fn type_encoding_and_metadata_are_kept_on_the_object() {
     let mut seen: Vec<String> = attributes.iter().map(|(name, value)| format!("{name:?}={}", value.as_ref())).collect();
     seen.sort();
     assert_eq!(seen, ["ContentEncoding=br", "ContentType=text/css", "Metadata(\"owner\")=crawler??"]);
+}
+
+#[test]
+fn case_27_values_of_the_origin_are_cleaned_and_cut() {
+    let coding = "é".repeat(600);
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain;\tx=\u{e9}{}\r\nContent-Encoding: {coding}\r\n", "t".repeat(4096));
+    let origin = Origin::always(vec![send(&format!("{head}Content-Length: 2\r\n\r\nok"))]);
+    let store = Arc::new(InMemory::new());
+    let mut fetcher = fetcher(&store);
+    let mut task = task(&origin.url("/"));
+    task.storage_hint = Some(fetchbox_model::message::StorageHint {
+        metadata: [("na\r\nme".to_owned(), "a\r\nX-Amz-Acl: public-read".to_owned()), ("big".to_owned(), "v".repeat(9000))].into(),
+        ..Default::default()
+    });
+    assert_stored(&fetcher.outcome(task));
+    let got = block(async { store.get_opts(&Path::from("resources/default/job/r"), GetOptions::default()).await.unwrap() });
+    let mut seen = 0;
+    for (name, value) in &got.attributes {
+        let value: &str = value.as_ref();
+        assert!(value.len() <= 512 && value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()), "{name:?}: {value:?}");
+        seen += 1;
+    }
+    assert_eq!(seen, 5, "type, encoding, the store's owner and two of the task");
+    let name = object_store::Attribute::Metadata("na--me".into());
+    assert_eq!(got.attributes.get(&name).unwrap().as_ref(), "a??X-Amz-Acl: public-read");
 }
 
 #[test]

@@ -119,6 +119,34 @@ fn stalled_origins_do_not_hold_up_others_beyond_their_slots() {
 }
 
 #[test]
+fn signed_links_go_first_the_earliest_deadline_before_the_others() {
+    let origin = Origin::new(|n, _| if n == 0 { [vec![Step::Pause(Duration::from_millis(300))], ok(b"x")].concat() } else { ok(b"x") });
+    let other = Origin::always(ok(b"x"));
+    let mut fetcher = Fetcher::new(|config| config.concurrency = 1);
+    let now = crate::origins::now_ms();
+    let mut first = task(&origin.url("/"));
+    first.resource_id = "holds the slot".into();
+    fetcher.submit(first);
+    for n in 0..10u64 {
+        let mut plain = task(&other.url("/"));
+        plain.resource_id = format!("plain {n}");
+        fetcher.submit(plain);
+        let mut signed = task(&origin.url("/"));
+        signed.resource_id = format!("signed {n}");
+        // The later it is submitted, the sooner it expires.
+        signed.deadline_ms = now + 60_000 - n * 1000;
+        fetcher.submit(signed);
+    }
+    let order: Vec<String> = fetcher.drain(21).into_iter().map(|finished| finished.task.resource_id).collect();
+    assert_eq!(order[0], "holds the slot");
+    let signed: Vec<&str> = order.iter().map(String::as_str).filter(|id| id.starts_with("signed")).collect();
+    assert_eq!(signed, (0..10).rev().map(|n| format!("signed {n}")).collect::<Vec<_>>());
+    // Others are not starved meanwhile, but most of the first dozen are signed.
+    let early = order[1..=12].iter().filter(|id| id.starts_with("signed")).count();
+    assert!(early >= 8, "{order:?}");
+}
+
+#[test]
 fn what_waits_for_silent_hosts_is_handed_on_when_too_much_waits() {
     let silent = Origin::always(vec![Step::Hang]);
     let origin = Origin::always(ok(b"x"));

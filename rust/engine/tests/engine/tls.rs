@@ -1,4 +1,4 @@
-//! hostile.md 14 and 23: TLS, with certificates made on the spot.
+//! Cases 14 and 23 of docs/hostile-cases.md: TLS, with certificates made on the spot.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,13 +12,13 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::support::{Fetcher, assert_failed, assert_stored, is_retryable};
 
-struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     file: tempfile::NamedTempFile,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "test authority");
@@ -28,7 +28,7 @@ impl Authority {
         Self { issuer, file }
     }
 
-    fn server(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> ServerConfig {
+    pub fn server(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> ServerConfig {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         change(&mut params);
@@ -36,7 +36,7 @@ impl Authority {
         server_config(vec![certificate.der().clone()], &key)
     }
 
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         self.file.path().to_str().unwrap().to_owned()
     }
 }
