@@ -26,7 +26,7 @@ from tests.process.hasty import HASTY
 from tests.process.load import Load, Wanted, of, plain
 from tests.process.oracle import Oracle, difference
 from tests.process.origins import OriginProcess
-from tests.process.s3 import s3_server
+from tests.process.moto import s3_server
 from tests.process.service import Service
 from tests.process.waiting import pause, wait_for
 

@@ -96,13 +96,16 @@ mod tests {
 
     /// | a | b | same origin |
     #[test]
-    fn table_of_origins() {
+    fn case_25_table_of_origins() {
         let table = [
             ("http://a/x", "http://a:80/y", true),
             ("https://a/x", "https://a:443/", true),
             ("http://a/", "https://a/", false),
             ("http://a/", "http://a:8080/", false),
             ("http://a/", "http://b/", false),
+            // One host and port, as with a proxy that takes both: what was sent under TLS is not for the open wire.
+            ("https://a:8443/", "http://a:8443/", false),
+            ("http://a:8443/", "https://a:8443/", false),
             ("http://A/", "http://a/", true),
         ];
         for (a, b, same) in table {

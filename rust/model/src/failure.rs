@@ -163,7 +163,7 @@ codes! {
 pub struct UnknownCode;
 
 impl Code {
-    /// The code of an HTTP status that cannot be stored; `None` for 1xx and 2xx, which are no failure by themselves.
+    /// The code of an HTTP status that cannot be stored; `None` for 2xx, which is no failure by itself.
     pub fn from_http_status(status: u16) -> Option<Self> {
         Some(match status {
             300..=399 => Self::DownloadHttp3xx,
@@ -175,7 +175,8 @@ impl Code {
             501 => Self::DownloadHttp501,
             505 => Self::DownloadHttp505,
             500..=599 => Self::DownloadHttp5xx,
-            600.. => Self::DownloadBadResponse,
+            // Interim answers are not ends, and nobody asked for another protocol (101).
+            0..=199 | 600.. => Self::DownloadBadResponse,
             _ => return None,
         })
     }
@@ -237,7 +238,7 @@ mod tests {
         for status in 0..=1000u16 {
             let retryable = Code::from_http_status(status).map(Code::is_retryable);
             let expected = match status {
-                0..=299 => None,
+                200..=299 => None,
                 408 | 425 | 429 | 499 => Some(true),
                 501 | 505 => Some(false),
                 500..=599 => Some(true),

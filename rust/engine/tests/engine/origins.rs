@@ -131,6 +131,8 @@ fn case_16_garbage_instead_of_http() {
         "HTTP/1.1 99999 x\r\n\r\n",
         "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         "\0\0\0\0\0\0\0\0",
+        // Nobody asked for another protocol.
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     ] {
         fails(vec![send(text), Step::Hang], "DOWNLOAD_BAD_RESPONSE", false);
     }
