@@ -11,9 +11,10 @@ use crate::core::Core;
 use crate::error::HubError;
 use crate::keep;
 use crate::manifests;
+use crate::reply::Reply;
 use crate::retention::Retainer;
 use crate::retry_mover::Mover;
-use crate::writer::{Command, Reply};
+use crate::writer::Command;
 
 /// How often everything is looked after.
 const TICK: Duration = Duration::from_secs(1);
@@ -64,7 +65,7 @@ impl Core {
     pub fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, HubError> {
         let closed = || HubError::Unavailable("the hub is closing".into());
         let (reply, answer) = oneshot::channel();
-        self.commands.blocking_send(command(reply)).map_err(|_| closed())?;
+        self.commands.blocking_send(command(Reply::Waiting(reply))).map_err(|_| closed())?;
         answer.blocking_recv().map_err(|_| closed())?
     }
 }

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fetchbox_model::message::JobState;
+use fetchbox_model::stream::Topic;
 use sha2::{Digest, Sha256};
 
 use crate::job::{JobId, JobRecord};
@@ -10,6 +11,8 @@ use crate::job::{JobId, JobRecord};
 pub const SEQUENCE: &[u8] = b"sequence";
 /// What the database was created with, JSON.
 pub const FORMAT: &[u8] = b"format";
+/// Next offset of every partition of every topic, in their order, 8 bytes each: one key, because each commit changes many.
+pub const NEXT: &[u8] = b"next";
 /// Sums over all jobs.
 pub const TOTALS: &[u8] = b"totals";
 /// Sequence below which manifests are written.
@@ -28,9 +31,23 @@ fn numbered(kind: u8, topic: u8, partition: u32, group: &str) -> Bytes {
     key.freeze()
 }
 
-/// Next offset of a partition.
-pub fn next(topic: u8, partition: u32) -> Bytes {
-    numbered(b'n', topic, partition, "")
+/// The value of [`NEXT`].
+pub fn pack_offsets<'a>(offsets: impl Iterator<Item = &'a u64>) -> Vec<u8> {
+    offsets.flat_map(|offset| offset.to_be_bytes()).collect()
+}
+
+/// The offsets in the value of [`NEXT`].
+pub fn unpack_offsets(raw: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    raw.chunks(8).map(|number_at| number(Some(number_at)))
+}
+
+/// The next offset of one partition in the value of [`NEXT`]; 0 where nothing was ever appended. What the others leave is `jobs.tasks`.
+pub fn next_of(packed: &[u8], topic: Topic, partition: u32) -> u64 {
+    let others: u32 = Topic::ALL.into_iter().filter(|&other| other != Topic::Tasks).map(Topic::default_partitions).sum();
+    let tasks = (packed.len() / 8).saturating_sub(others as usize);
+    let size = |of: Topic| if of == Topic::Tasks { tasks } else { of.default_partitions() as usize };
+    let before: usize = Topic::ALL.into_iter().take_while(|&earlier| earlier != topic).map(size).sum();
+    unpack_offsets(packed).nth(before + partition as usize).unwrap_or(0)
 }
 
 /// First offset that a partition still holds.
@@ -163,6 +180,18 @@ mod tests {
         assert!(!ab.key(0, &[0; 16]).starts_with(&a.prefix()));
         assert_eq!(parse_listed(&ab.key(7, &[3; 16])), Some((7, [3; 16])));
         assert_eq!(parse_listed(b"short"), None);
+    }
+
+    #[test]
+    fn offsets_come_back_in_their_order() {
+        let offsets = [0, 7, u64::MAX];
+        assert_eq!(unpack_offsets(&pack_offsets(offsets.iter())).collect::<Vec<_>>(), offsets);
+        assert_eq!((unpack_offsets(b"").count(), next_of(b"", Topic::Dlq, 1)), (0, 0));
+        // Three partitions of tasks, then the others.
+        let others: u32 = Topic::ALL[1..].iter().map(|topic| topic.default_partitions()).sum();
+        let packed = pack_offsets((0..3 + u64::from(others)).collect::<Vec<_>>().iter());
+        assert_eq!((next_of(&packed, Topic::Tasks, 2), next_of(&packed, Topic::Retry, 0)), (2, 3));
+        assert_eq!(next_of(&packed, Topic::Status, 1), 4 + u64::from(Topic::Retry.default_partitions()));
     }
 
     #[test]

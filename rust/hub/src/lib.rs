@@ -41,6 +41,7 @@ mod record;
 mod redact;
 mod replay;
 mod replay_order;
+mod reply;
 mod reserve;
 mod retention;
 mod retry_mover;

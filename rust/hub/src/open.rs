@@ -93,8 +93,12 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
     check_sequence(&side, sequence).map_err(damaged)?;
     let partitions = |topic: Topic| if topic == Topic::Tasks { format.partitions } else { topic.default_partitions() };
     let (next, start) = (Offsets::new(partitions), Offsets::new(partitions));
+    let packed = db.get(Space::Meta, keys::NEXT).map_err(failed)?.unwrap_or_default();
+    let mut offsets = keys::unpack_offsets(&packed);
     for topic in Topic::ALL {
         for partition in 0..partitions(topic) {
+            // A partition that nothing was ever appended to begins at 0.
+            next.set(topic, partition, offsets.next().unwrap_or(0));
             check_partition(&db, topic, partition, &next, &start).map_err(failed)?;
         }
     }
@@ -191,9 +195,8 @@ fn check_sequence(side: &File, sequence: u64) -> Result<(), String> {
 /// The last record of a partition must end at the partition's next offset.
 fn check_partition(db: &Db, topic: Topic, partition: u32, next: &Offsets, start: &Offsets) -> Result<(), DbError> {
     let id = topic as u8;
-    let expected = keys::number(db.get(Space::Meta, &keys::next(id, partition))?.as_deref());
+    let expected = next.get(topic, partition);
     let begin = keys::number(db.get(Space::Meta, &keys::start(id, partition))?.as_deref());
-    next.set(topic, partition, expected);
     start.set(topic, partition, begin);
     let (from, to) = (record::key(id, partition, begin), record::key(id, partition, u64::MAX));
     let end = match db.range(Space::Log, &from, &to).next_back().transpose()? {

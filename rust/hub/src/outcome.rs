@@ -11,6 +11,9 @@ use prost::Message;
 use crate::db::{DbError, Space, View};
 use crate::job::{JobId, id_text};
 
+/// Packs below this are compressed only with the block that they come to stand in.
+const WORTH_PACKING: usize = 4 << 10;
+
 /// The part of a `JobStatus` that the projection needs.
 #[derive(Clone, PartialEq, Message)]
 #[allow(missing_docs)]
@@ -76,7 +79,8 @@ pub fn pack(outcomes: &[Bytes]) -> Option<Bytes> {
     for outcome in outcomes {
         builder.push_encoded(outcome);
     }
-    builder.finish().map(|batch| batch.bytes)
+    let packed = if builder.raw_len() < WORTH_PACKING { builder.finish_stored() } else { builder.finish() };
+    packed.map(|batch| batch.bytes)
 }
 
 fn damaged(job: &JobId, error: impl std::fmt::Display) -> DbError {

@@ -176,11 +176,12 @@ impl Writer {
     /// Nothing of the job is pending any more: event, log and the time go with the last outcome.
     pub(crate) fn settle(&mut self, id: &JobId) {
         let now_ms = self.stage.now_ms;
-        let Some(job) = self.stage.jobs.get_mut(id) else { return };
+        // Taken out for the time being: the streams and the job are both the group's.
+        let Some(mut job) = self.stage.jobs.remove(id) else { return };
         job.changed = true;
         job.record.finished_ms = now_ms.max(1);
         job.record.updated_ms = now_ms;
-        let record = job.record.clone();
+        let record = &job.record;
         let counts = record.counts;
         fail_point!("hub::event::before");
         self.publish_status(Topic::Events, &record.status(now_ms));
@@ -192,11 +193,11 @@ impl Writer {
             ("failed", counts.failed.to_string()),
             ("cancelled", counts.cancelled.to_string()),
         ];
-        let (_, offset) = self.publish_log(&record, "settled", &fields);
-        if let Some(job) = self.stage.jobs.get_mut(id) {
-            job.record.log_end = offset + 1;
-        }
-        if let Some(after_ms) = self.collect_later(&record) {
+        let (_, offset) = self.publish_log(record, "settled", &fields);
+        job.record.log_end = offset + 1;
+        let collect_ms = self.collect_later(&job.record);
+        self.stage.jobs.insert(*id, job);
+        if let Some(after_ms) = collect_ms {
             self.queue_for_collection(id, after_ms);
         }
         fail_point!("hub::event::after");

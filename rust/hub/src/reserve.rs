@@ -13,7 +13,8 @@ use crate::error::HubError;
 use crate::frame::{ReleaseRequest, ReserveReply, ReserveRequest};
 use crate::job::{JobId, id_text, parse_id};
 use crate::keys;
-use crate::writer::{Reply, Writer};
+use crate::reply::Reply;
+use crate::writer::Writer;
 
 /// A post that holds its key longer than this is taken for dead.
 const LEASE: Duration = Duration::from_secs(120);

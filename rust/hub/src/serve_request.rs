@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fetchbox_model::stream::Topic;
 use prost::Message;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -21,8 +22,9 @@ use crate::ledger;
 use crate::project::topic_of;
 use crate::query;
 use crate::record;
+use crate::reply::{Answer, Reply};
 use crate::server::Peer;
-use crate::writer::{Command, Reply};
+use crate::writer::Command;
 
 /// How long a reserve waits for another live owner of its key, unless it says otherwise.
 const RESERVE_WAIT: Duration = Duration::from_secs(15);
@@ -31,7 +33,41 @@ const LONGEST_POLL: Duration = Duration::from_secs(60);
 /// Topics that workers append to; tasks and events come from the hub and from operators.
 const WORKER_TOPICS: [Topic; 4] = [Topic::Retry, Topic::Status, Topic::Logs, Topic::Dlq];
 
-/// Does what a frame asks for; the reply's frame.
+/// Hands a request that every job needs to the writer, which answers into the connection's queue; the command again when the writer's queue is full.
+pub fn hand_over(core: &Core, peer: &Peer, op: Op, payload: Bytes, answer: Answer) -> Option<Command> {
+    let refused = match op {
+        _ if core.dead().is_some() => core.dead().unwrap_or_else(closing),
+        Op::Accept => match decode(payload) {
+            Ok(request) => return send(core, Command::Accept { request: Box::new(request), reply: Reply::frame(answer) }),
+            Err(error) => error,
+        },
+        _ => match decode(payload).and_then(|request| check_topics(peer, request)) {
+            Ok(request) => return send(core, Command::Append { request, reply: Reply::frame(answer) }),
+            Err(error) => error,
+        },
+    };
+    answer.send(Err(refused));
+    None
+}
+
+fn send(core: &Core, command: Command) -> Option<Command> {
+    match core.commands.try_send(command) {
+        Err(TrySendError::Full(command)) => Some(command),
+        // A dropped answer says that the hub is closing.
+        Ok(()) | Err(TrySendError::Closed(_)) => None,
+    }
+}
+
+/// Workers append where workers append.
+fn check_topics(peer: &Peer, request: AppendRequest) -> Result<AppendRequest, HubError> {
+    let foreign = |entry: &Entry| topic_of(entry.topic).is_none_or(|topic| !WORKER_TOPICS.contains(&topic));
+    if peer.role == Role::Worker && request.entries.iter().any(foreign) {
+        return Err(HubError::refused("FORBIDDEN", "workers append to jobs.retry, jobs.status, jobs.logs and jobs.dlq only"));
+    }
+    Ok(request)
+}
+
+/// Does what a frame asks for, unless [`hand_over`] does; the reply's frame.
 pub async fn handle(core: &Arc<Core>, peer: &Peer, id: u64, op: Op, payload: Bytes) -> Result<Bytes, HubError> {
     let connection = peer.connection;
     match op {
@@ -42,18 +78,7 @@ pub async fn handle(core: &Arc<Core>, peer: &Peer, id: u64, op: Op, payload: Byt
             ask(core, |reply| Command::Release { request, reply }).await?;
             Ok(encode(id, OK, &Empty {}))
         }
-        Op::Accept => {
-            let request = Box::new(decode(payload)?);
-            ask(core, |reply| Command::Accept { request, reply }).await.map(|reply| encode(id, OK, &reply))
-        }
-        Op::Append => {
-            let request: AppendRequest = decode(payload)?;
-            let foreign = |entry: &Entry| topic_of(entry.topic).is_none_or(|topic| !WORKER_TOPICS.contains(&topic));
-            if peer.role == Role::Worker && request.entries.iter().any(foreign) {
-                return Err(HubError::refused("FORBIDDEN", "workers append to jobs.retry, jobs.status, jobs.logs and jobs.dlq only"));
-            }
-            ask(core, |reply| Command::Append { request, reply }).await.map(|reply| encode(id, OK, &reply))
-        }
+        Op::Accept | Op::Append => Err(HubError::Invalid("this request is answered by the writer".into())),
         Op::Join | Op::Leave | Op::ReleasePartitions => member(core, connection, op, &decode(payload)?).map(|reply| encode(id, OK, &reply)),
         Op::Poll => poll(core, decode(payload)?).await.map(|reply| encode(id, OK, &reply)),
         Op::Settled => {
@@ -102,7 +127,7 @@ async fn ask<T>(core: &Core, command: impl FnOnce(Reply<T>) -> Command) -> Resul
         return Err(dead);
     }
     let (reply, answer) = oneshot::channel();
-    core.commands.send(command(reply)).await.map_err(|_| closing())?;
+    core.commands.send(command(Reply::Waiting(reply))).await.map_err(|_| closing())?;
     answer.await.map_err(|_| closing())?
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
@@ -17,14 +17,13 @@ use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 use crate::core::Core;
 use crate::error::HubError;
 use crate::frame::*;
-use crate::serve_request::handle;
+use crate::reply::{Answer, Outgoing};
+use crate::serve_request::{hand_over, handle};
 use crate::writer::Command;
 
 /// How long a new connection may take to say who it is.
 const GREETING: Duration = Duration::from_secs(10);
-/// Replies waiting to be written; requests beyond that wait with their answers.
-const REPLIES: usize = 1024;
-/// Requests of one connection under way at once; a client beyond that is not read.
+/// Requests of one connection under way at once, until their answers are written; a client beyond that is not read.
 const IN_FLIGHT: usize = 4096;
 
 /// A connection that has said who it is.
@@ -129,7 +128,7 @@ async fn connection(core: Arc<Core>, stream: UnixStream, connection: u64) {
     core.connections.lock().insert(connection);
     let _goodbye = Goodbye { core: Arc::clone(&core), connection };
     let peer = Peer { connection, role };
-    let (replies, outgoing) = mpsc::channel::<Bytes>(REPLIES);
+    let (replies, outgoing) = mpsc::unbounded_channel::<Outgoing>();
     let pushes = core.cancelled.subscribe();
     tokio::select! {
         () = read_requests(&core, &peer, reader, replies) => {}
@@ -163,45 +162,59 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 type Reader = FramedRead<tokio::net::unix::OwnedReadHalf, LengthDelimitedCodec>;
 type Writer = FramedWrite<tokio::net::unix::OwnedWriteHalf, LengthDelimitedCodec>;
 
-async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replies: mpsc::Sender<Bytes>) {
+async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replies: mpsc::UnboundedSender<Outgoing>) {
     // Dropped with the connection, which ends what is still under way.
     let mut requests = JoinSet::new();
+    let room = Arc::new(Semaphore::new(IN_FLIGHT));
     let silence = Duration::try_from_secs_f64(core.config.session_timeout).unwrap_or(Duration::MAX);
     let mut deadline = Instant::now() + silence;
     loop {
         // What has arrived is read first: after a stop of the hub itself the signs of life are there, only late.
         tokio::select! {
             biased;
-            frame = reader.next(), if requests.len() < IN_FLIGHT => {
+            frame = reader.next(), if room.available_permits() > 0 => {
                 let Some(Ok(frame)) = frame else { return };
                 let Some((id, op, payload)) = split(frame.freeze()) else { return };
                 deadline = Instant::now() + silence;
                 if op == PING {
                     continue;
                 }
-                let (core, peer, replies) = (Arc::clone(core), peer.clone(), replies.clone());
-                requests.spawn(async move {
-                    let result = match Op::from_id(op) {
-                        Some(op) if peer.role.may(op) => handle(&core, &peer, id, op, payload).await,
-                        Some(op) => Err(HubError::refused("FORBIDDEN", format!("this connection may not ask for {op:?}"))),
-                        None => Err(HubError::Invalid(format!("there is no op {op}"))),
-                    };
-                    let frame = result.unwrap_or_else(|error| encode(id, ERROR, &Failure::from(error)));
-                    // The connection may be gone.
-                    let _ = replies.send(frame).await;
-                });
+                // Only this loop takes room, so what was there is there.
+                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { return };
+                let answer = Answer::new(id, replies.clone(), permit);
+                match Op::from_id(op) {
+                    Some(op) if !peer.role.may(op) => {
+                        answer.send(Err(HubError::refused("FORBIDDEN", format!("this connection may not ask for {op:?}"))));
+                    }
+                    Some(op @ (Op::Accept | Op::Append)) => {
+                        if let Some(command) = hand_over(core, peer, op, payload, answer) {
+                            let commands = core.commands.clone();
+                            requests.spawn(async move {
+                                // A closed queue drops the command, and that answers it.
+                                let _ = commands.send(command).await;
+                            });
+                        }
+                    }
+                    Some(op) => {
+                        let (core, peer) = (Arc::clone(core), peer.clone());
+                        requests.spawn(async move { answer.send(handle(&core, &peer, id, op, payload).await) });
+                    }
+                    None => answer.send(Err(HubError::Invalid(format!("there is no op {op}")))),
+                }
             }
             Some(_) = requests.join_next() => {}
-            () = tokio::time::sleep_until(deadline), if requests.len() < IN_FLIGHT => return,
+            // An answer was written: there is room again.
+            _ = room.acquire(), if room.available_permits() == 0 => {}
+            () = tokio::time::sleep_until(deadline), if room.available_permits() > 0 => return,
         }
     }
 }
 
-async fn write_replies(mut writer: Writer, mut outgoing: mpsc::Receiver<Bytes>, mut pushes: broadcast::Receiver<String>) {
+async fn write_replies(mut writer: Writer, mut outgoing: mpsc::UnboundedReceiver<Outgoing>, mut pushes: broadcast::Receiver<String>) {
     loop {
         let frame = tokio::select! {
             frame = outgoing.recv() => match frame {
-                Some(frame) => frame,
+                Some((frame, _room)) => frame,
                 None => return,
             },
             push = pushes.recv() => match push {
@@ -214,7 +227,7 @@ async fn write_replies(mut writer: Writer, mut outgoing: mpsc::Receiver<Bytes>, 
         if writer.feed(frame).await.is_err() {
             return;
         }
-        while let Ok(frame) = outgoing.try_recv() {
+        while let Ok((frame, _room)) = outgoing.try_recv() {
             if writer.feed(frame).await.is_err() {
                 return;
             }

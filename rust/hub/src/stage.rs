@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
+use fetchbox_model::batch::BatchBuilder;
+use prost::Message;
 
 use crate::db::{Batch, Space};
 use crate::dlq::{self, Letter, Letters, Shelf};
@@ -14,6 +16,8 @@ use crate::record::{self, Part};
 
 /// Larger records are split: a reader takes a record as a whole.
 const RECORD_BYTES: usize = 1 << 20;
+/// The hub's own messages of a group share batches of about this size.
+const OWN_BATCH_BYTES: usize = 256 << 10;
 
 /// A job that the group has looked at.
 #[derive(Debug)]
@@ -36,6 +40,30 @@ struct Tail {
     /// Base offset and batches of each record to write.
     records: Vec<(u64, Vec<Part>)>,
     bytes: usize,
+    /// The hub's own messages behind all of that: the base offset of the first, and the batch that they make.
+    own: Option<(u64, BatchBuilder)>,
+}
+
+impl Tail {
+    fn add(&mut self, base: u64, part: Part) {
+        if self.records.is_empty() || self.bytes >= RECORD_BYTES {
+            self.records.push((base, Vec::new()));
+            self.bytes = 0;
+        }
+        self.bytes += part.bytes.len();
+        if let Some((_, parts)) = self.records.last_mut() {
+            parts.push(part);
+        }
+    }
+
+    /// Ends the batch of the hub's own messages.
+    fn close(&mut self) {
+        if let Some((base, builder)) = self.own.take()
+            && let Some(batch) = builder.finish()
+        {
+            self.add(base, Part { count: batch.count, target: None, bytes: batch.bytes });
+        }
+    }
 }
 
 /// One group's changes.
@@ -97,17 +125,24 @@ impl Stage {
     pub fn append(&mut self, topic: u8, partition: u32, base: u64, part: Part) {
         let tail = self.tails.entry((topic, partition)).or_default();
         self.bytes += part.bytes.len();
-        if tail.records.is_empty() || tail.bytes >= RECORD_BYTES {
-            tail.records.push((base, Vec::new()));
-            tail.bytes = 0;
-        }
-        tail.bytes += part.bytes.len();
-        if let Some((_, parts)) = tail.records.last_mut() {
-            parts.push(part);
+        tail.close();
+        tail.add(base, part);
+    }
+
+    /// Adds one message of the hub's own behind everything in its partition, at `base`. Those of a group are packed together: a batch for each would
+    /// cost more than all the rest of a small job.
+    pub fn append_message(&mut self, topic: u8, partition: u32, base: u64, message: &impl Message) {
+        let tail = self.tails.entry((topic, partition)).or_default();
+        let (_, builder) = tail.own.get_or_insert_with(|| (base, BatchBuilder::default()));
+        let before = builder.raw_len();
+        builder.push(message);
+        self.bytes += builder.raw_len() - before;
+        if builder.raw_len() >= OWN_BATCH_BYTES {
+            tail.close();
         }
     }
 
-    /// Batches of a partition that are not in the database yet, with their offsets.
+    /// Batches of a partition that are not in the database yet, with their offsets; the hub's own messages (never tasks) are not among them.
     pub fn appended(&self, topic: u8, partition: u32) -> Vec<(u64, Part)> {
         let mut found = Vec::new();
         for (base, parts) in self.tails.get(&(topic, partition)).map_or(&[][..], |tail| &tail.records) {
@@ -135,14 +170,15 @@ impl Stage {
     /// The batch to commit, and what to show afterwards.
     pub fn finish(mut self) -> (Batch, Visible) {
         let mut visible = Visible::default();
+        let mut batch = Batch::default();
+        visible.jobs.reserve(self.jobs.len());
         for (id, job) in std::mem::take(&mut self.jobs) {
             if job.changed {
-                self.list(&id, &job, &mut visible);
-                let packed = outcome::pack(&job.outcomes);
-                if let Some(packed) = packed {
-                    self.put(Space::Outcomes, outcome::key(&id, self.sequence), packed);
+                list(&id, &job, &mut batch, &mut visible);
+                if let Some(packed) = outcome::pack(&job.outcomes) {
+                    batch.put(Space::Outcomes, outcome::key(&id, self.sequence), packed);
                 }
-                self.put(Space::Jobs, Bytes::copy_from_slice(&id), prost::Message::encode_to_vec(&job.record));
+                batch.put(Space::Jobs, Bytes::copy_from_slice(&id), job.record.encode_to_vec());
             }
             visible.jobs.push((id, job.record));
         }
@@ -150,8 +186,8 @@ impl Stage {
             let letters = Letters::new(self.now_ms, list);
             self.put(Space::Index, dlq::key(Shelf::Dead, &(self.sequence, id)), prost::Message::encode_to_vec(&letters));
         }
-        let mut batch = Batch::default();
-        for ((topic, partition), tail) in self.tails {
+        for ((topic, partition), mut tail) in self.tails {
+            tail.close();
             for (base, parts) in tail.records {
                 batch.put(Space::Log, record::key(topic, partition, base), record::encode(self.sequence, self.now_ms, &parts));
             }
@@ -168,26 +204,27 @@ impl Stage {
         batch.put(Space::Meta, keys::SEQUENCE, self.sequence.to_be_bytes().to_vec());
         (batch, visible)
     }
+}
 
-    fn list(&mut self, id: &JobId, job: &Touched, visible: &mut Visible) {
-        let created = job.record.facts.created_ms;
-        let now = keys::state_listing(&job.record);
-        if job.listed.as_ref() == Some(&now) {
-            return;
-        }
-        match &job.listed {
-            Some(before) => self.delete(Space::Index, before.key(created, id)),
-            None => {
-                for listing in keys::fixed_listings(&job.record) {
-                    self.put(Space::Index, listing.key(created, id), Bytes::new());
-                }
+/// Moves a job to the listing that it belongs to now. No other change of the group touches these keys.
+fn list(id: &JobId, job: &Touched, batch: &mut Batch, visible: &mut Visible) {
+    let created = job.record.facts.created_ms;
+    let now = keys::state_listing(&job.record);
+    if job.listed.as_ref() == Some(&now) {
+        return;
+    }
+    match &job.listed {
+        Some(before) => batch.delete(Space::Index, before.key(created, id)),
+        None => {
+            for listing in keys::fixed_listings(&job.record) {
+                batch.put(Space::Index, listing.key(created, id), Bytes::new());
             }
         }
-        if job.listed == Some(Listing::Active) || now == Listing::Active {
-            visible.active.push((created, *id, now == Listing::Active));
-        }
-        self.put(Space::Index, now.key(created, id), Bytes::new());
     }
+    if job.listed == Some(Listing::Active) || now == Listing::Active {
+        visible.active.push((created, *id, now == Listing::Active));
+    }
+    batch.put(Space::Index, now.key(created, id), Bytes::new());
 }
 
 #[cfg(test)]
@@ -209,6 +246,23 @@ mod tests {
         let offsets: Vec<u64> = stage.appended(1, 0).into_iter().map(|(offset, _)| offset).collect();
         assert_eq!(offsets, [10, 15, 16]);
         assert!(!stage.is_empty() && stage.appended(1, 1).is_empty());
+    }
+
+    #[test]
+    fn messages_of_the_hub_share_a_batch_until_another_comes_behind_them() {
+        let mut stage = Stage::default();
+        let log = |id: &str| fetchbox_model::message::JobLog { job_id: id.into(), ..Default::default() };
+        stage.append_message(4, 0, 10, &log("a"));
+        stage.append_message(4, 0, 11, &log("b"));
+        stage.append(4, 0, 12, part(3, 10));
+        stage.append_message(4, 0, 15, &log("c"));
+        let tail = stage.tails.get_mut(&(4, 0)).unwrap();
+        tail.close();
+        let (base, parts) = &tail.records[0];
+        assert_eq!((*base, parts.iter().map(|part| part.count).collect::<Vec<_>>()), (10, vec![2, 3, 1]));
+        let read: Vec<fetchbox_model::message::JobLog> =
+            fetchbox_model::batch::decode(&parts[0].bytes).unwrap().into_iter().map(Result::unwrap).collect();
+        assert_eq!(read, [log("a"), log("b")]);
     }
 
     #[test]

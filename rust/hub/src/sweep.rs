@@ -213,7 +213,7 @@ fn note_carried(
 ) -> Result<bool, DbError> {
     let id = topic as u8;
     let from = number(view, &keys::committed(id, partition, group))?;
-    let next = number(view, &keys::next(id, partition))?;
+    let next = keys::next_of(&view.get(Space::Meta, keys::NEXT)?.unwrap_or_default(), topic, partition);
     if next.saturating_sub(from) > BACKLOG {
         return Ok(false);
     }

@@ -13,7 +13,7 @@ use fetchbox_model::message::{JobLog, JobStatus, LogLevel};
 use fetchbox_model::stream::Topic;
 use hashlink::LruCache;
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::config::{Broker, Durability};
 use crate::core::{Core, read_failed};
@@ -28,6 +28,7 @@ use crate::keys;
 use crate::limit::Limits;
 use crate::record::Part;
 use crate::replay::{Done, Revival};
+use crate::reply::Reply;
 use crate::reserve::Owners;
 use crate::stage::{Stage, Touched};
 use crate::sweep::Returned;
@@ -37,9 +38,6 @@ const GROUP_COMMANDS: usize = 2048;
 const GROUP_BYTES: usize = 8 << 20;
 /// Decoded jobs kept: those that are being worked on.
 const CACHED_JOBS: usize = 20_000;
-
-/// Where an answer goes.
-pub type Reply<T> = oneshot::Sender<Result<T, HubError>>;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -165,6 +163,7 @@ pub struct Writer {
     pub(crate) outbox_done: u64,
     pub(crate) outbox_bytes: u64,
     next: Vec<Vec<u64>>,
+    appended: bool,
     cache: LruCache<JobId, JobRecord>,
     sequence: u64,
     side: File,
@@ -201,6 +200,7 @@ impl Writer {
             outbox_done,
             outbox_bytes,
             next,
+            appended: false,
             cache: LruCache::new(CACHED_JOBS),
             sequence: start.sequence,
             side: start.side,
@@ -319,8 +319,7 @@ impl Writer {
         if let Err(HubError::Fatal(reason)) = &result {
             self.core.die(reason.clone());
         }
-        // The caller may be gone.
-        self.done.push(Box::new(move |committed| drop(reply.send(committed.and(result)))));
+        self.done.push(Box::new(move |committed| reply.send(committed.and(result))));
     }
 
     fn commit(&mut self) -> Result<(), HubError> {
@@ -337,6 +336,9 @@ impl Writer {
         let (cancelled, outbox) = (std::mem::take(&mut stage.cancelled), std::mem::take(&mut stage.outbox));
         if !outbox.is_empty() {
             self.stage_outbox(&mut stage, outbox);
+        }
+        if std::mem::take(&mut self.appended) {
+            stage.put(Space::Meta, keys::NEXT, keys::pack_offsets(self.next.iter().flatten()));
         }
         let sequence = stage.sequence;
         let (batch, visible) = stage.finish();
@@ -433,14 +435,19 @@ impl Writer {
         self.next[topic as usize].get(partition as usize).copied().unwrap_or(0)
     }
 
+    /// Takes so many offsets of a partition; the first of them.
+    fn take_offsets(&mut self, topic: Topic, partition: u32, count: u32) -> Option<u64> {
+        let next = self.next[topic as usize].get_mut(partition as usize)?;
+        let base = *next;
+        *next += u64::from(count);
+        self.appended = true;
+        Some(base)
+    }
+
     /// Appends a batch to the embedded log; its base offset.
     pub(crate) fn append(&mut self, topic: Topic, partition: u32, part: Part) -> u64 {
-        let Some(next) = self.next[topic as usize].get_mut(partition as usize) else { return 0 };
-        let base = *next;
-        *next += u64::from(part.count);
-        let after = *next;
+        let Some(base) = self.take_offsets(topic, partition, part.count) else { return 0 };
         self.stage.append(topic as u8, partition, base, part);
-        self.stage.put(Space::Meta, keys::next(topic as u8, partition), after.to_be_bytes().to_vec());
         base
     }
 
@@ -459,6 +466,11 @@ impl Writer {
     /// Publishes one message to the partition that its job's messages go to.
     pub(crate) fn publish_one(&mut self, topic: Topic, job_id: &str, message: &impl Message) -> (u32, u64) {
         let partition = fetchbox_model::manifest::partition_of(job_id, self.core.partitions(topic));
+        if self.core.config.broker == Broker::Embedded {
+            let Some(base) = self.take_offsets(topic, partition, 1) else { return (partition, 0) };
+            self.stage.append_message(topic as u8, partition, base, message);
+            return (partition, base);
+        }
         let mut builder = fetchbox_model::batch::BatchBuilder::default();
         builder.push(message);
         let base = builder.finish().map_or(0, |batch| self.publish(topic, partition, batch.count, batch.bytes));

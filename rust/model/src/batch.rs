@@ -56,6 +56,19 @@ impl BatchBuilder {
         self.raw.len()
     }
 
+    /// The finished batch without compression, for what is compressed elsewhere; `None` when it holds no message.
+    pub fn finish_stored(self) -> Option<Batch> {
+        if self.count == 0 {
+            return None;
+        }
+        let mut out = BytesMut::with_capacity(HEADER + self.raw.len());
+        out.put_u32_le(self.count);
+        out.put_u32_le(self.raw.len() as u32);
+        out.put_u8(STORED);
+        out.put_slice(&self.raw);
+        Some(Batch { count: self.count, bytes: out.freeze() })
+    }
+
     /// The finished batch; `None` when it holds no message.
     pub fn finish(self) -> Option<Batch> {
         if self.count == 0 {
@@ -167,6 +180,11 @@ mod tests {
         let batch = builder.finish().unwrap();
         assert_eq!(batch.bytes[8], STORED);
         assert_eq!(unpack(&batch.bytes).unwrap(), vec![Bytes::from(noise)]);
+        let mut builder = BatchBuilder::default();
+        builder.push_encoded(&[0; 500]);
+        let batch = builder.finish_stored().unwrap();
+        assert_eq!((batch.count, unpack(&batch.bytes).unwrap()), (1, vec![Bytes::from(vec![0; 500])]));
+        assert_eq!(BatchBuilder::default().finish_stored(), None);
     }
 
     #[test]
