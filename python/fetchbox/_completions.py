@@ -10,6 +10,9 @@ from fetchbox._core import CoreError
 
 Push = tuple[str, str]
 
+SWEEP_SECONDS = 0.5
+"""How often calls that take too long are looked for: a timer for each call would cost more than many a call itself."""
+
 
 class Native(Protocol):
     """A native object with a completion queue."""
@@ -28,24 +31,27 @@ class Completions:
         self._native = native
         self._on_push = on_push
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[Any], float]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
         self._loop.add_reader(native.fileno(), self._drain)
 
     async def wait(self, token: int, timeout: float) -> Any:
-        """The result of the call behind `token`. Raises its CoreError, or TimeoutError after `timeout` seconds."""
+        """The result of the call behind `token`. Raises its CoreError, or TimeoutError after `timeout` seconds (or half a second more)."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting[token] = future
-        handle = self._loop.call_later(timeout, _expire, future)
+        self._waiting[token] = (future, self._loop.time() + timeout)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(min(timeout, SWEEP_SECONDS), self._sweep)
         try:
             return await future
         finally:
-            handle.cancel()
             self._waiting.pop(token, None)
 
     def close(self) -> None:
         """Stops listening; what still waits ends with CoreError("closed")."""
         self._loop.remove_reader(self._native.fileno())
-        for future in self._waiting.values():
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for future, _ in self._waiting.values():
             if not future.done():
                 future.set_exception(CoreError("closed", "CLOSED", "the connection was closed"))
 
@@ -55,15 +61,20 @@ class Completions:
                 if self._on_push is not None:
                     self._on_push(result)
                 continue
-            future = self._waiting.get(token)
-            if future is None or future.done():
+            waiting = self._waiting.get(token)
+            if waiting is None or waiting[0].done():
                 continue
+            future = waiting[0]
             if isinstance(result, CoreError):
                 future.set_exception(result)
             else:
                 future.set_result(result)
 
-
-def _expire(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_exception(TimeoutError("the hub did not answer in time"))
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = self._loop.time()
+        for future, deadline in self._waiting.values():
+            if deadline <= now and not future.done():
+                future.set_exception(TimeoutError("the hub did not answer in time"))
+        if self._waiting:
+            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
