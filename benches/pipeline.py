@@ -15,10 +15,13 @@ def main() -> int:
     made = parser(__doc__)
     made.add_argument("--tasks", type=int, default=100_000, help="tasks of one byte for the spine")
     made.add_argument(
-        "--bodies", choices=("stored", "blocked"), default="stored", help="blocked: refused by the address policy, no connection"
+        "--bodies",
+        choices=("stored", "blocked", "idle"),
+        default="stored",
+        help="blocked: refused by the address policy, no connection; idle: a worker that downloads nothing",
     )
     made.add_argument("--depths", default="", help="queue so many tasks without a worker instead, with commas: 10000,1000000")
-    made.add_argument("--per-job", type=int, default=pipeline.PER_JOB, help="resources a job, with --depths")
+    made.add_argument("--per-job", type=int, default=pipeline.PER_JOB, help="resources a job")
     made.add_argument("--drain-seconds", type=float, default=30.0)
     made.add_argument("-j", "--concurrency", type=int, default=64)
     arguments = made.parse_args()
@@ -32,10 +35,16 @@ def main() -> int:
         return finish(result, arguments)
     rounds = 1 if arguments.quick else arguments.rounds
     name = "pipeline-quick" if arguments.quick else "pipeline"
-    result = Result(name, {"bodies": arguments.bodies, "concurrency": arguments.concurrency, "rounds": rounds}, HERE)
+    result = Result(
+        name,
+        {"bodies": arguments.bodies, "resources a job": arguments.per_job, "concurrency": arguments.concurrency, "rounds": rounds},
+        HERE,
+    )
     tasks = arguments.tasks // 10 if arguments.quick else arguments.tasks
     for _ in range(rounds):
-        result.rounds.append(pipeline.spine(pipeline.Spine(tasks, arguments.bodies, arguments.concurrency, arguments.disk), say))
+        result.rounds.append(
+            pipeline.spine(pipeline.Spine(tasks, arguments.bodies, arguments.per_job, arguments.concurrency, arguments.disk), say)
+        )
     result.rows.append(table.medians([{key: value for key, value in row.items() if not isinstance(value, str)} for row in result.rounds]))
     return finish(result, arguments)
 

@@ -186,9 +186,9 @@ class HubClient:
 class Engine:
     """The download engine and the window over the partitions it works on."""
 
-    def __new__(cls, options: bytes, store: Any | None = None, log_stored: bool = False) -> Engine:
+    def __new__(cls, options: bytes, store: Any | None = None, log_stored: bool = False, idle: bool = False) -> Engine:
         """`options` is the engine's configuration as JSON, `store` an obstore store; `log_stored` puts stored resources into the job's log
-        as well.
+        as well. An `idle` one downloads nothing and says of every task at once that it is stored: for benches of all the rest.
 
         Raises CoreError("config" or "store").
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fetchbox.bench.fill import fill
+from fetchbox.bench.idle_worker import idle_worker
 from fetchbox.bench.load import Spec, run_load
 from fetchbox.bench.nginx import Files, static_origin
 from fetchbox.bench.peers import Stored, engine_peer, run_peer
@@ -25,10 +28,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Spine:
-    """How many tasks, and whether they are downloaded ("stored") or refused by the address policy before any connection ("blocked")."""
+    """How many tasks, in how large jobs, and whether they are downloaded ("stored"), refused by the address policy before any connection
+    ("blocked"), or said to be stored by a worker that downloads nothing ("idle")."""
 
     tasks: int = 100_000
     bodies: str = "stored"
+    per_job: int = PER_JOB
     concurrency: int = 64
     disk: Path | None = None
 
@@ -38,37 +43,54 @@ def spine(plan: Spine, say: Say) -> dict[str, Any]:
 
     `engine` is the CPU per task of the engine alone over the same URLs, less its start; what the service uses above that is the spine.
     """
-    jobs = max(plan.tasks // PER_JOB, 1)
+    jobs = max(plan.tasks // plan.per_job, 1)
+    idle = plan.bodies == "idle"
     fetch = {"per_host_concurrency": plan.concurrency, "allow_networks": [] if plan.bodies == "blocked" else ["127.0.0.0/8"]}
-    with static_origin(Files(DISTINCT, 1)) as origin:
-        urls = origin.urls()
-        body = manifest(urls[:PER_JOB])
-        with bench_service(workers=1, disk=plan.disk, worker={"concurrency": plan.concurrency}, fetch=fetch) as service:
+    with contextlib.ExitStack() as stack:
+        urls = _urls() if idle else stack.enter_context(static_origin(Files(DISTINCT, 1))).urls()
+        body = manifest(urls[: plan.per_job])
+        with (
+            bench_service(workers=0 if idle else 1, disk=plan.disk, worker={"concurrency": plan.concurrency}, fetch=fetch) as service,
+            idle_worker(service.config_path) if idle else contextlib.nullcontext(service.process.pid) as worker,
+        ):
             caller = Caller(service.url)
             caller.wait_settled([caller.submit(body)], 120)
-            meter = ServiceMeter(service.process.pid)
+            meter = ServiceMeter(service.process.pid, worker)
             meter.start()
             posted = run_load(_posts(service.url, body, jobs, collect=True))
             answers = caller.wait_settled(posted.job_ids, 60 + plan.tasks / 500)
             usage = meter.stop()
             caller.close()
         tasks = sum(answer["resource_total"] for answer in answers)
-        row: dict[str, Any] = {"tasks": tasks, "bodies": plan.bodies, "wall s": meter.wall, "tasks/s": tasks / meter.wall}
+        row: dict[str, Any] = {
+            "tasks": tasks,
+            "resources/job": plan.per_job,
+            "bodies": plan.bodies,
+            "wall s": meter.wall,
+            "tasks/s": tasks / meter.wall,
+        }
         for role, seconds in sorted(usage.per_process.items()):
             row[f"{role} us/task"] = seconds / tasks * 1e6
         row["all us/task"] = usage.cpu / tasks * 1e6
         say(f"{tasks:,} tasks in {meter.wall:.1f} s: {row['all us/task']:.1f} us CPU a task in all")
-        if plan.bodies == "stored":
-            engine = _engine_cost(urls, jobs * PER_JOB, plan.concurrency)
+        if idle:
+            row["spine us/task"] = row["all us/task"]
+        elif plan.bodies == "stored":
+            engine = _engine_cost(urls, jobs * plan.per_job, plan.concurrency)
             row["engine us/task"] = engine
             row["spine us/task"] = row["all us/task"] - engine
             say(f"the same URLs by the engine alone: {engine:.1f} us a task; the spine is the rest: {row['spine us/task']:.1f} us")
         row["peak MiB"] = sum(usage.peak_rss.values()) / 2**20
-        expected = "completed" if plan.bodies == "stored" else "failed"
+        expected = "failed" if plan.bodies == "blocked" else "completed"
         wrong = sum(answer["status"] != expected for answer in answers)
         if wrong:
             raise RuntimeError(f"{wrong} of {len(answers)} jobs are not {expected}")
         return row
+
+
+def _urls() -> list[str]:
+    """URLs of ordinary length that nobody asks for; a random part in each, so that they compress no better than those of the world."""
+    return [f"https://images.example.com/gallery/{random.getrandbits(64):016x}/{random.getrandbits(64):016x}.jpeg" for _ in range(DISTINCT)]
 
 
 def _engine_cost(urls: list[str], tasks: int, concurrency: int) -> float:
@@ -127,20 +149,62 @@ def depth(plan: Depth, say: Say) -> dict[str, Any]:
         return row
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How many jobs of one resource are settled before anything is looked up."""
+
+    jobs: int = 1_000_000
+    lookups: int = 5000
+    disk: Path | None = None
+
+
+def settled_jobs(plan: Settled, say: Say) -> dict[str, Any]:
+    """A ledger full of small settled jobs: disk and memory, look-ups in it, and a restart on top of it."""
+    limit = 120 + plan.jobs / 1000
+    with bench_service(workers=0, disk=plan.disk, retention={"ledger_max_bytes": "100GB"}) as service:
+        empty = disk_bytes(service.data_dir)
+        with idle_worker(service.config_path) as worker:
+            meter = ServiceMeter(service.process.pid, worker)
+            meter.start()
+            job_ids = fill(service.config_path, plan.jobs, limit)
+            deadline = time.monotonic() + limit
+            while _stored(service) < plan.jobs:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"only {_stored(service):,} of {plan.jobs:,} jobs were settled")
+                pause(0.1)
+            usage = meter.stop()
+        row: dict[str, Any] = {"jobs": plan.jobs, "wall s": meter.wall, "jobs/s": plan.jobs / meter.wall}
+        row |= {f"{role} us/job": seconds / plan.jobs * 1e6 for role, seconds in sorted(usage.per_process.items())}
+        row |= {f"{role} MiB": size / 2**20 for role, size in sorted(usage.peak_rss.items())}
+        row |= memory_row(service)
+        row["disk B/job"] = (disk_bytes(service.data_dir) - empty) / plan.jobs
+        say(f"{plan.jobs:,} jobs settled at {row['jobs/s']:,.0f}/s; hub {row['hub us/job']:.1f} us, {row['disk B/job']:.0f} B on disk each")
+        row |= lookups(service, job_ids, plan.lookups, say, status="completed")
+        service.stop()
+        row["disk B/job stopped"] = (disk_bytes(service.data_dir) - empty) / plan.jobs
+        started = time.perf_counter()
+        service.restart()
+        row["restart s"] = time.perf_counter() - started
+        row["memory MiB restarted"] = memory_row(service)["memory MiB"]
+        row |= {f"{name} restarted": value for name, value in lookups(service, job_ids, plan.lookups, say, status="completed").items()}
+        say(f"ready {row['restart s']:.2f} s after a restart")
+        return row
+
+
 def memory_row(service: Service) -> dict[str, float]:
     """Resident memory of all processes now, and the sum of their peaks."""
     states = read_tree(service.process.pid).values()
     return {"memory MiB": sum(state.rss for state in states) / 2**20, "peak MiB": sum(state.peak_rss for state in states) / 2**20}
 
 
-def lookups(service: Service, job_ids: list[str], count: int, say: Say) -> dict[str, float]:
+def lookups(service: Service, job_ids: list[str], count: int, say: Say, status: str = "queued") -> dict[str, float]:
     """p99 in milliseconds of reading one random job, and of listing the newest 50, over one connection."""
     chosen = random.sample(job_ids, min(count, len(job_ids)))
     figures = {}
     for name, targets in (
         ("job p99 ms", [f"/operators/jobs/{job_id}" for job_id in chosen]),
         ("list p99 ms", ["/operators/jobs?limit=50"]),
-        ("list by status p99 ms", ["/operators/jobs?status=queued&limit=50"]),
+        ("list by status p99 ms", [f"/operators/jobs?status={status}&limit=50"]),
     ):
         report = run_load(Spec(service.url, targets=targets, method="GET", connections=1, seconds=60.0, count=count))
         if report.refused or not report.answered:

@@ -51,22 +51,25 @@ def bench_service(*, workers: int, api_processes: int = 1, disk: Path | None = N
 class ServiceMeter:
     """What the processes of a service use from `start` to `stop`."""
 
-    def __init__(self, root: int) -> None:
-        self._root = root
+    def __init__(self, *roots: int) -> None:
+        self._roots = roots
         self._before: dict[int, ProcessState] = {}
         self._started = 0.0
         self.wall = 0.0
 
     def start(self) -> None:
         """From now."""
-        self._before = read_tree(self._root)
+        self._before = self._read()
         self._started = time.perf_counter()
 
     def stop(self) -> TreeUsage:
         """Until now; may be called again."""
         self.wall = time.perf_counter() - self._started
-        usage = tree_usage(self._before, read_tree(self._root))
+        usage = tree_usage(self._before, self._read())
         return TreeUsage(usage.user, usage.system, _by_role(usage.per_process, sum), _by_role(usage.peak_rss, max))
+
+    def _read(self) -> dict[int, ProcessState]:
+        return {pid: state for root in self._roots for pid, state in read_tree(root).items()}
 
 
 def _by_role(values: dict[str, Any], join: Any) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def _by_role(values: dict[str, Any], join: Any) -> dict[str, Any]:
     groups: dict[str, list[Any]] = {}
     for title, value in values.items():
         name = short_title(title).removeprefix("fetchbox: ")
-        groups.setdefault(name.rstrip("0123456789 ") or name, []).append(value)
+        groups.setdefault(name.removesuffix(" idle").rstrip("0123456789 ") or name, []).append(value)
     return {name: join(group) for name, group in groups.items()}
 
 

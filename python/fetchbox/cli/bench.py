@@ -105,9 +105,9 @@ def pipeline(
     depth: Annotated[
         int | None, typer.Option(min=1000, help="Queue so many tasks without a worker instead, then look things up, restart, drain.")
     ] = None,
-    per_job: Annotated[int, typer.Option(min=1, max=1000, help="Resources a job, with --depth.")] = 1000,
+    per_job: Annotated[int, typer.Option(min=1, max=1000, help="Resources a job.")] = 1000,
     drain_seconds: Annotated[float, typer.Option(min=1, help="How long to drain, with --depth.")] = 30.0,
-    bodies: Annotated[str, typer.Option(help="stored, or blocked: refused before any connection.")] = "stored",
+    bodies: Annotated[str, typer.Option(help="stored; blocked: refused before any connection; idle: nothing is downloaded.")] = "stored",
     concurrency: Annotated[int, typer.Option("-j", "--concurrency", min=1)] = 64,
     disk: Annotated[Path | None, typer.Option(help="Directory on the disk that the ledger would use. Default: /var/tmp.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -117,14 +117,14 @@ def pipeline(
     from fetchbox.bench.pipeline import depth as run_depth
     from fetchbox.bench.results import Result
 
-    if bodies not in ("stored", "blocked"):
-        raise UsageError(f"--bodies is stored or blocked, not {bodies!r}")
+    if bodies not in ("stored", "blocked", "idle"):
+        raise UsageError(f"--bodies is stored, blocked or idle, not {bodies!r}")
     result = Result("depth" if depth else "pipeline", {"concurrency": concurrency})
     try:
         if depth:
             result.rows = [run_depth(Depth(depth, per_job, drain_seconds, concurrency=concurrency, disk=disk), note)]
         else:
-            result.rows = [spine(Spine(tasks, bodies, concurrency, disk), note)]
+            result.rows = [spine(Spine(tasks, bodies, per_job, concurrency, disk), note)]
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
     except RuntimeError as error:

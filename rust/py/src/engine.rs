@@ -19,6 +19,7 @@ use crate::completion::{Wakeup, lock};
 use crate::delivery::{Delivery, Settled};
 use crate::error::CoreError;
 use crate::fork::Guard;
+use crate::idle::Idle;
 use crate::library;
 use crate::outcome::OutcomeBatch;
 
@@ -42,6 +43,8 @@ pub struct Engine {
     guard: Guard,
     /// Taken out by `close`, which waits for calls that are inside.
     engine: RwLock<Option<fetchbox_engine::Engine>>,
+    /// Takes the engine's place in benches.
+    idle: Option<Idle>,
     pub window: Mutex<Window>,
     malformed: Mutex<Vec<Malformed>>,
     wakeup: Arc<Wakeup>,
@@ -56,8 +59,8 @@ pub struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (options, store = None, log_stored = false))]
-    fn new(py: Python<'_>, options: &[u8], store: Option<Bound<'_, PyAny>>, log_stored: bool) -> PyResult<Self> {
+    #[pyo3(signature = (options, store = None, log_stored = false, idle = false))]
+    fn new(py: Python<'_>, options: &[u8], store: Option<Bound<'_, PyAny>>, log_stored: bool, idle: bool) -> PyResult<Self> {
         let config: EngineConfig =
             serde_json::from_slice(options).map_err(|error| CoreError::new("config", "engine", error.to_string()))?;
         let wakeup = Arc::new(Wakeup::new()?);
@@ -67,6 +70,7 @@ impl Engine {
         Ok(Self {
             guard: Guard::new(),
             engine: RwLock::new(Some(engine)),
+            idle: idle.then(Idle::default),
             window: Mutex::default(),
             malformed: Mutex::default(),
             wakeup,
@@ -139,7 +143,12 @@ impl Engine {
     fn drain(&self, py: Python<'_>, limit: usize) -> PyResult<OutcomeBatch> {
         let finished = self.with(py, |engine| {
             self.wakeup.reset();
-            engine.drain(limit)
+            let Some(idle) = &self.idle else { return engine.drain(limit) };
+            let (finished, more) = idle.drain(limit);
+            if more {
+                self.wakeup.notify();
+            }
+            finished
         })?;
         self.backlog.fetch_sub(finished.len(), Ordering::Relaxed);
         Ok(OutcomeBatch { finished })
@@ -245,7 +254,13 @@ impl Engine {
     fn start(&self, py: Python<'_>, submissions: Vec<Submission>) -> PyResult<usize> {
         let started = submissions.len();
         self.backlog.fetch_add(started, Ordering::Relaxed);
-        self.with(py, |engine| engine.submit(submissions))?;
+        self.with(py, |engine| match &self.idle {
+            None => engine.submit(submissions),
+            Some(idle) => {
+                idle.submit(submissions, now_ms());
+                self.wakeup.notify();
+            }
+        })?;
         Ok(started)
     }
 }

@@ -8,6 +8,7 @@ mod engine;
 mod error;
 mod fork;
 mod hub;
+mod idle;
 mod library;
 mod outcome;
 mod shelf;

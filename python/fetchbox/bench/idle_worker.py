@@ -1,0 +1,64 @@
+"""A worker that downloads nothing: `python -m fetchbox.bench.idle_worker CONFIG`.
+
+It joins the workers of a running service like any other and says of every task at once that it is stored. No command of FetchBox starts
+it: only benches do, to see what everything but the download costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import uvloop
+from setproctitle import setproctitle
+
+from fetchbox._core import Engine
+from fetchbox.broker import HubConnection
+from fetchbox.config import engine_options, load
+from fetchbox.worker.loop import WorkerLoop
+
+STOP_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def idle_worker(config_path: Path) -> Iterator[int]:
+    """Runs one beside the service of this configuration; its process id."""
+    child = subprocess.Popen([sys.executable, "-m", "fetchbox.bench.idle_worker", str(config_path)], start_new_session=True)
+    try:
+        yield child.pid
+    finally:
+        child.terminate()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait(STOP_SECONDS)
+
+
+async def _run(config_path: Path) -> None:
+    config = load(config_path)
+    draining = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, draining.set)
+    engine = Engine(orjson.dumps(engine_options(config)), idle=True)
+    hub = HubConnection(config, "worker", name="idle worker")
+    try:
+        await WorkerLoop(engine, hub, "idle", config.worker.flush_interval).run(draining, lambda: STOP_SECONDS / 2)
+    finally:
+        engine.close(1.0)
+        hub.close()
+
+
+def main() -> None:
+    """The process."""
+    setproctitle("fetchbox: worker idle")
+    uvloop.run(_run(Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
