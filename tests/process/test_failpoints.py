@@ -24,9 +24,9 @@ from tests.process.bucket import BucketOracle
 from tests.process.failpoints import FailPoints, Point
 from tests.process.hasty import HASTY
 from tests.process.load import Load, Wanted, of, plain
+from tests.process.moto import s3_server
 from tests.process.oracle import Oracle, difference
 from tests.process.origins import OriginProcess
-from tests.process.moto import s3_server
 from tests.process.service import Service
 from tests.process.waiting import pause, wait_for
 

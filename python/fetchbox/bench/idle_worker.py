@@ -22,6 +22,7 @@ from fetchbox._core import Engine
 from fetchbox.broker import HubConnection
 from fetchbox.config import engine_options, load
 from fetchbox.worker.loop import WorkerLoop
+from fetchbox.worker.quarantine import Quarantine
 
 STOP_SECONDS = 10.0
 
@@ -48,7 +49,8 @@ async def _run(config_path: Path) -> None:
     engine = Engine(orjson.dumps(engine_options(config)), idle=True)
     hub = HubConnection(config, "worker", name="idle worker")
     try:
-        await WorkerLoop(engine, hub, "idle", config.worker.flush_interval).run(draining, lambda: STOP_SECONDS / 2)
+        loop = WorkerLoop(engine, hub, "idle", config.worker.flush_interval, Quarantine(config, 0, engine))
+        await loop.run(draining, lambda: STOP_SECONDS / 2)
     finally:
         engine.close(1.0)
         hub.close()

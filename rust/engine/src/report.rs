@@ -232,7 +232,7 @@ mod tests {
         let task = DownloadTask { job_id: "j".into(), tenant: "t".into(), ..Default::default() };
         let outcomes =
             [0, 1, 300].map(|index| ResourceOutcome { resource_index: index, sha256: vec![index as u8; 32].into(), ..Default::default() });
-        let mut status = Status::of(&task, Context { now_ms: 7, log_stored: false });
+        let mut status = Status::of(&task, Context { now_ms: 7, steady_ms: 0, log_stored: false });
         status.outcomes.extend(&outcomes);
         let decoded = JobStatus::decode(&*status.encode()).unwrap();
         assert_eq!(decoded, JobStatus { outcomes: outcomes.to_vec(), ..status.head });

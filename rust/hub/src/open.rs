@@ -33,7 +33,7 @@ const COMMANDS: usize = 8192;
 /// Cancellations a slow connection may lag behind.
 const CANCELLATIONS: usize = 1024;
 /// The layout of this build; another one is not opened.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Partitions fit into two bytes of a key.
 const MAX_PARTITIONS: u32 = 1024;
 

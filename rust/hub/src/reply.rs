@@ -16,12 +16,12 @@ pub type Outgoing = (Bytes, OwnedSemaphorePermit);
 #[derive(Debug)]
 pub struct Answer {
     id: u64,
-    way: Option<(mpsc::UnboundedSender<Outgoing>, OwnedSemaphorePermit)>,
+    way: Option<(mpsc::Sender<Outgoing>, OwnedSemaphorePermit)>,
 }
 
 impl Answer {
     /// Of request `id`, to be written by whoever reads `queue`.
-    pub fn new(id: u64, queue: mpsc::UnboundedSender<Outgoing>, room: OwnedSemaphorePermit) -> Self {
+    pub fn new(id: u64, queue: mpsc::Sender<Outgoing>, room: OwnedSemaphorePermit) -> Self {
         Self { id, way: Some((queue, room)) }
     }
 
@@ -38,8 +38,8 @@ impl Answer {
     fn put(&mut self, result: Result<Bytes, HubError>) {
         if let Some((queue, room)) = self.way.take() {
             let frame = result.unwrap_or_else(|error| encode(self.id, ERROR, &Failure::from(error)));
-            // The connection may be gone.
-            let _ = queue.send((frame, room));
+            // The room taken is room in the queue, so it is never full; the connection may be gone.
+            let _ = queue.try_send((frame, room));
         }
     }
 }
@@ -62,6 +62,14 @@ pub enum Reply<T> {
 }
 
 impl<T> Reply<T> {
+    /// Whether whoever asked is gone.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Reply::Waiting(waiting) => waiting.is_closed(),
+            Reply::Frame(answer, _) => answer.way.as_ref().is_none_or(|(queue, _)| queue.is_closed()),
+        }
+    }
+
     /// Sends the answer; the caller may be gone.
     pub fn send(self, result: Result<T, HubError>) {
         match self {
@@ -91,8 +99,8 @@ mod tests {
     use super::*;
     use crate::frame::{AppendReply, split};
 
-    fn answer() -> (Answer, mpsc::UnboundedReceiver<Outgoing>, Arc<Semaphore>) {
-        let (queue, frames) = mpsc::unbounded_channel();
+    fn answer() -> (Answer, mpsc::Receiver<Outgoing>, Arc<Semaphore>) {
+        let (queue, frames) = mpsc::channel(1);
         let room = Arc::new(Semaphore::new(1));
         (Answer::new(7, queue, Arc::clone(&room).try_acquire_owned().unwrap()), frames, room)
     }

@@ -128,7 +128,7 @@ async fn connection(core: Arc<Core>, stream: UnixStream, connection: u64) {
     core.connections.lock().insert(connection);
     let _goodbye = Goodbye { core: Arc::clone(&core), connection };
     let peer = Peer { connection, role };
-    let (replies, outgoing) = mpsc::unbounded_channel::<Outgoing>();
+    let (replies, outgoing) = mpsc::channel::<Outgoing>(IN_FLIGHT);
     let pushes = core.cancelled.subscribe();
     tokio::select! {
         () = read_requests(&core, &peer, reader, replies) => {}
@@ -162,7 +162,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 type Reader = FramedRead<tokio::net::unix::OwnedReadHalf, LengthDelimitedCodec>;
 type Writer = FramedWrite<tokio::net::unix::OwnedWriteHalf, LengthDelimitedCodec>;
 
-async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replies: mpsc::UnboundedSender<Outgoing>) {
+async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replies: mpsc::Sender<Outgoing>) {
     // Dropped with the connection, which ends what is still under way.
     let mut requests = JoinSet::new();
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
@@ -210,7 +210,7 @@ async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replie
     }
 }
 
-async fn write_replies(mut writer: Writer, mut outgoing: mpsc::UnboundedReceiver<Outgoing>, mut pushes: broadcast::Receiver<String>) {
+async fn write_replies(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoing>, mut pushes: broadcast::Receiver<String>) {
     loop {
         let frame = tokio::select! {
             frame = outgoing.recv() => match frame {
