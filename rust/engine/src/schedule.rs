@@ -18,6 +18,8 @@ mod silent;
 pub const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// One of so many starts goes to a host without deadlines even when others have some.
 const FAIR_EVERY: u64 = 4;
+/// This fraction of the slots is for hosts that have not answered yet, while known ones have something to start.
+const UNKNOWN_SHARE: usize = 2;
 /// Hosts without tasks that are remembered as answering; beyond that all are forgotten.
 const MOST_KNOWN: usize = 65_536;
 /// Failing hosts share this fraction of the slots.
@@ -82,6 +84,8 @@ pub struct Scheduler<T> {
     known: HashSet<Arc<str>>,
     /// (deadline or `u64::MAX`, turn, host): hosts that may start something.
     ready: BTreeSet<(u64, u64, HostId)>,
+    /// Those of them that have answered before and do not fail.
+    ready_well: BTreeSet<(u64, u64, HostId)>,
     /// Hosts that wait for their time.
     timed: BTreeSet<(Instant, HostId)>,
     /// Failing hosts that wait for a slot of the suspects' share.
@@ -112,6 +116,7 @@ impl<T> Scheduler<T> {
             names: HashMap::new(),
             known: HashSet::new(),
             ready: BTreeSet::new(),
+            ready_well: BTreeSet::new(),
             timed: BTreeSet::new(),
             parked: VecDeque::new(),
             held: BTreeSet::new(),
@@ -216,9 +221,12 @@ impl<T> Scheduler<T> {
     /// Deadlines first, but not always: a caller with nothing but deadlines may not starve the others.
     fn pick(&mut self, now: Instant) -> Option<HostId> {
         loop {
-            let mut first = *self.ready.first()?;
+            // Unknown hosts may be silent: with half of the slots theirs, known ones go first.
+            let in_turn = self.ready_well.is_empty() || self.unanswered.len() * UNKNOWN_SHARE < self.concurrency;
+            let ready = if in_turn { &self.ready } else { &self.ready_well };
+            let mut first = *ready.first()?;
             if first.0 != u64::MAX && self.turn.is_multiple_of(FAIR_EVERY) {
-                first = self.ready.range((u64::MAX, 0, 0)..).next().copied().unwrap_or(first);
+                first = ready.range((u64::MAX, 0, 0)..).next().copied().unwrap_or(first);
             }
             let id = first.2;
             // The suspects' share may have filled up since the host became ready: then it is parked now.
@@ -320,6 +328,14 @@ impl<T> Scheduler<T> {
         let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut) else { return };
         let old = host.place;
         let place = host.place_at(now, suspects_full, too_silent, self.turn);
+        if let Place::Ready(deadline, turn) = old {
+            self.ready_well.remove(&(deadline, turn, id));
+        }
+        if let Place::Ready(deadline, turn) = place
+            && host.is_well()
+        {
+            self.ready_well.insert((deadline, turn, id));
+        }
         if place == old && place != Place::Idle {
             return;
         }
