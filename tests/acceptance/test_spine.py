@@ -102,7 +102,7 @@ def test_a_hundred_manifests_of_a_hundred_resources(tmp_path: Path) -> None:
 
 def strangers(root: Path, store: Path) -> list[Path]:
     """Files that are neither in the store nor of a kind that belongs to the service or to this test."""
-    kinds = ("*.toml", "*.log", "*.journal", "*.sock", "*.lock", "*/data/hub/*")
+    kinds = ("*.toml", "*.log", "*.journal", "*.sock", "*.lock", "*/data/hub/*", "*/data/flight/*")
     return [
         path
         for path in root.rglob("*")

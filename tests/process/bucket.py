@@ -13,9 +13,9 @@ from obstore.store import S3Store
 
 from tests.process.client import Client
 from tests.process.load import Load, Wanted
-from tests.process.moto import BUCKET, S3
 from tests.process.oracle import Oracle
 from tests.process.origins import Journal
+from tests.process.s3 import BUCKET, S3
 from tests.process.waiting import wait_for
 
 PREFIX: Final = "some/prefix"

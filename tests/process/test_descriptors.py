@@ -53,6 +53,8 @@ def test_tasks_outlast_a_worker_without_descriptors(tmp_path: Path, origin: Orig
     tasks = 40
     with Service(tmp_path / "service").start() as service:
         oracle = Oracle(service.http, service.assets, origin.journal)
+        # Whoever has to start without descriptors cannot.
+        wait_for("every process to be ready", service.all_ready, 30, every=0.1, describe=service.dump)
         worker = service.a_process("worker")
         with limited(worker, resource.RLIMIT_NOFILE, open_files(worker)):
             job_id = oracle.post(plain(origin.base_url, 0, tasks))
@@ -79,6 +81,7 @@ def test_an_api_without_descriptors_serves_who_is_connected_and_heals(tmp_path: 
     with Service(tmp_path / "service").start() as service:
         oracle = Oracle(service.http, service.assets, origin.journal)
         oracle.post(plain(origin.base_url, 0, 5))
+        wait_for("every process to be ready", service.all_ready, 30, every=0.1, describe=service.dump)
         api = service.a_process("api")
         with limited(api, resource.RLIMIT_NOFILE, 3):
             wait_for("the node's readiness to turn red", lambda: not service.all_ready(), 10, every=0.05, describe=service.dump)

@@ -24,9 +24,9 @@ from tests.process.bucket import BucketOracle
 from tests.process.failpoints import FailPoints, Point
 from tests.process.hasty import HASTY
 from tests.process.load import Load, Wanted, of, plain
-from tests.process.moto import s3_server
 from tests.process.oracle import Oracle, difference
 from tests.process.origins import OriginProcess
+from tests.process.s3 import s3_server
 from tests.process.service import Service
 from tests.process.waiting import pause, wait_for
 
@@ -155,6 +155,8 @@ def run(service: Service, oracle: Oracle, points: FailPoints, targets: Sequence[
     assert all(done[point] == times(point) for point in targets)
     wait_for("every process to be back", service.all_ready, 30, every=0.1, describe=service.dump)
     oracle.await_settled(90)
+    # The supervisor may learn of the last death only now.
+    wait_for("as many restarts as kills", lambda: restarts(service) >= done.total(), 30, every=0.1, describe=service.dump)
     assert restarts(service) == done.total(), "somebody died who was not killed"
     before = oracle.snapshots()
     report = oracle.check()

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from tests.process.load import KIB, of, plain, sized
-from tests.process.moto import S3, passing, s3_server
 from tests.process.origins import OriginProcess
+from tests.process.s3 import S3, passing, s3_server
 from tests.process.service import Service, clean_environment, command
 from tests.process.waiting import wait_for
 

@@ -15,7 +15,7 @@ import pytest
 import fetchbox
 from fetchbox import DownloadTask, Outcome
 from fetchbox.testing import Origin, content, content_sha256, running_origin, wait_until
-from tests.process.s3 import KEY, MIB, PART, S3, SECRET, SERVERS, Front, front
+from tests.process.object_stores import KEY, MIB, PART, S3, SECRET, SERVERS, Front, front
 from tests.process.service import command
 
 FETCH = {"allow_networks": ["127.0.0.0/8"], "backoff_base": 0.01, "backoff_max": 0.05, "max_attempts": 4}

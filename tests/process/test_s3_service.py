@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.process.load import plain
+from tests.process.object_stores import PART, S3, front, moto
 from tests.process.origins import OriginProcess
-from tests.process.s3 import PART, S3, front, moto
 from tests.process.service import Service
 from tests.process.waiting import wait_for
 

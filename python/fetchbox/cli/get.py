@@ -193,6 +193,9 @@ class _Run:
                 with contextlib.closing(batches(tasks, store=self._out, concurrency=self._concurrency, config=self._tree)) as finished:
                     for batch in finished:
                         self._count(batch)
+                        if self._store_gone is not None:
+                            # What is under way and what waits would end the same.
+                            break
             except _Ended as error:
                 interrupted = error
         if self._input_error is None or self._tally.done:
