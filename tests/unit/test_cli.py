@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,19 +54,14 @@ def test_arguments_are_judged_as_typer_does(tmp_path: Path, options: list[str], 
     assert message in done.stderr
 
 
-def test_help_lists_every_command_and_is_quick() -> None:
-    # The best of a few: this is about what is imported, not about what else the machine does.
-    taken = []
-    for _ in range(5):
-        started = time.perf_counter()
-        done = fetchbox("--help")
-        taken.append(time.perf_counter() - started)
-        assert done.returncode == 0
-        assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
-    assert min(taken) < 0.15, taken
+def test_help_lists_every_command() -> None:
+    done = fetchbox("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
 
 
 def test_help_imports_no_command() -> None:
+    # What makes it quick.
     heavy = "[m for m in sys.modules if m.startswith(('typer', 'rich', 'httpx', 'fetchbox.'))]"
     script = f"import sys; from fetchbox.cli import run; run(['--help']); print({heavy})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
