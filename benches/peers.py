@@ -63,6 +63,8 @@ def main() -> int:
     )
     made.add_argument("--install", action="store_true", help="make .venv-bench with the peers of benches/requirements.txt first")
     arguments = made.parse_args()
+    # Clients run in directories of their own.
+    arguments.python = os.path.abspath(arguments.python)
     if arguments.install:
         arguments.python = install()
     if find_nginx() is None:
