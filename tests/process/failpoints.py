@@ -58,6 +58,11 @@ class FailPoints:
         assert len(pids) <= 1, f"one arming killed {pids}"
         return pids[0] if pids else None
 
+    def deaths(self) -> int:
+        """Processes that died at a point."""
+        hits = self._directory / "hit"
+        return len({name.partition(".")[2] for name in os.listdir(hits)}) if hits.is_dir() else 0
+
     @property
     def armed(self) -> list[str]:
         """Points that nobody has died of yet."""

@@ -156,8 +156,8 @@ def run(service: Service, oracle: Oracle, points: FailPoints, targets: Sequence[
     wait_for("every process to be back", service.all_ready, 30, every=0.1, describe=service.dump)
     oracle.await_settled(90)
     # The supervisor may learn of the last death only now.
-    wait_for("as many restarts as kills", lambda: restarts(service) >= done.total(), 30, every=0.1, describe=service.dump)
-    assert restarts(service) == done.total(), "somebody died who was not killed"
+    wait_for("as many restarts as deaths", lambda: restarts(service) >= points.deaths(), 30, every=0.1, describe=service.dump)
+    assert restarts(service) == points.deaths(), "somebody died who was not killed"
     before = oracle.snapshots()
     report = oracle.check()
     service.end()

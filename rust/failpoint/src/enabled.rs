@@ -32,10 +32,13 @@ pub fn hit(name: &str, subject: &str) {
     // Test builds have no configuration for this, and a release build has no such code.
     #[allow(clippy::disallowed_methods)]
     let directory = DIRECTORY.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from));
-    if let Some(directory) = directory
-        && is_due(directory, name, subject)
-    {
-        die();
+    if let Some(directory) = directory {
+        // Held until the end: another thread must not use up another arming while this process dies already.
+        static DYING: Mutex<()> = Mutex::new(());
+        let _gate = DYING.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_due(directory, name, subject) {
+            die();
+        }
     }
 }
 
