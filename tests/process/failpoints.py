@@ -58,10 +58,10 @@ class FailPoints:
         assert len(pids) <= 1, f"one arming killed {pids}"
         return pids[0] if pids else None
 
-    def deaths(self) -> int:
-        """Processes that died at a point."""
+    def victims(self) -> set[int]:
+        """The processes that died at a point."""
         hits = self._directory / "hit"
-        return len({name.partition(".")[2] for name in os.listdir(hits)}) if hits.is_dir() else 0
+        return {int(name.partition(".")[2]) for name in os.listdir(hits)} if hits.is_dir() else set()
 
     @property
     def armed(self) -> list[str]:

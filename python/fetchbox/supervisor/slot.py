@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import structlog
 
@@ -14,6 +15,14 @@ from fetchbox.supervisor.child import Child, Start
 from fetchbox.supervisor.policy import History, Policy, after_death
 
 log = structlog.get_logger("fetchbox.supervisor")
+
+
+class _Life(NamedTuple):
+    """How one ended: `code` negative for a signal, `ready_for` seconds after it was ready. Without a pid it never began."""
+
+    pid: int | None
+    code: int
+    ready_for: float | None
 
 
 class Slot:
@@ -59,15 +68,15 @@ class Slot:
         """
         history = History()
         while not self._stopping.is_set():
-            code, ready_for = await self._live(changed)
+            life = await self._live(changed)
             if self._stopping.is_set():
                 return
-            decision = after_death(self._policy, history, ready_for, code)
+            decision = after_death(self._policy, history, life.ready_for, life.code)
             history = decision.history
             if decision.delay is None:
                 often = f"{self.name} ended {history.failed_starts} times without becoming ready"
-                raise ProcessError(f"{often} (last: {_how(code)}); its own messages are above")
-            log.warning("a process ended, starting it again", child=self.name, how=_how(code), delay=decision.delay)
+                raise ProcessError(f"{often} (last: {_how(life.code)}); its own messages are above")
+            log.warning("a process ended, starting it again", child=self.name, pid=life.pid, how=_how(life.code), delay=decision.delay)
             try:
                 async with asyncio.timeout(decision.delay):
                     await self._stopping.wait()
@@ -102,14 +111,14 @@ class Slot:
         if self.child is not None:
             self.child.reload(config)
 
-    async def _live(self, changed: Callable[[], None]) -> tuple[int, float | None]:
+    async def _live(self, changed: Callable[[], None]) -> _Life:
         start = Start(self.role, self.index, self._command, self._config(), self._listen_fd)
         try:
             child = self.child = await Child.start(start)
         except OSError as error:
             # No memory, no descriptors: may pass like any other death.
             log.error("cannot start a process", child=self.name, error=str(error))
-            return 1, None
+            return _Life(None, 1, None)
         if self._drain_until is not None:
             child.drain(max(self._drain_until - time.monotonic(), 0.0))
         log.debug("a process started", child=self.name, pid=child.pid)
@@ -124,7 +133,7 @@ class Slot:
             watcher.cancel()
             self.child = None
             changed()
-        return code, child.ready_for()
+        return _Life(child.pid, code, child.ready_for())
 
     async def _watch(self, child: Child, changed: Callable[[], None]) -> None:
         try:
