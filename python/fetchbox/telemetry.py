@@ -49,7 +49,7 @@ def configure(log_format: str, log_level: str, process: str | None = None, strea
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=stream is None,
     )
     handler = logging.StreamHandler(out)

@@ -70,6 +70,22 @@ def test_libraries_logs_take_the_same_way() -> None:
     assert "hush" not in line
 
 
+def test_a_record_and_the_end_of_its_line_are_one_write() -> None:
+    """All processes of a service log to one file: what is written in pieces ends up inside another's line."""
+    pieces: list[str] = []
+
+    class Out(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return len(text)
+
+    telemetry.configure("json", "info", "hub", Out())
+    structlog.get_logger("ours").info("one")
+    logging.getLogger("theirs").warning("two")
+    assert [json.loads(piece)["event"] for piece in pieces] == ["one", "two"]
+    assert all(piece.endswith("\n") and piece.count("\n") == 1 for piece in pieces)
+
+
 def test_pretty_off_a_terminal_has_no_colours() -> None:
     out = io.StringIO()
     telemetry.configure("pretty", "info", None, out)
