@@ -10,6 +10,9 @@ use crate::breaker::{Breaker, Verdict};
 /// A host that has not answered yet gets this fraction of its concurrency.
 const UNPROVEN_SHARE: usize = 4;
 
+/// How much of a start's delay is made up for: timers are no finer than this, and a rate above a thousand a second would not be reached.
+const SLACK: Duration = Duration::from_millis(2);
+
 /// Where a host stands in the scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -130,7 +133,8 @@ impl<T> Host<T> {
         let entry = self.pop()?;
         self.running += 1;
         if self.interval > Duration::ZERO {
-            self.next_at = Some(now + self.interval);
+            let due = self.next_at.unwrap_or(now).max(now.checked_sub(SLACK).unwrap_or(now));
+            self.next_at = Some(due + self.interval);
         }
         self.last_turn = 0;
         Some(entry)

@@ -89,6 +89,25 @@ fn the_rate_spaces_starts() {
 }
 
 #[test]
+fn a_rate_finer_than_the_timer_is_reached_and_a_delay_is_not_made_up_for_without_end() {
+    let mut now = Instant::now();
+    let mut scheduler = Scheduler::new(64);
+    let limits = HostLimits { concurrency: 8, interval: Duration::from_micros(200) };
+    for task in 0..1000 {
+        scheduler.push(Entry { limits, ..entry("a", "j", task) }, now);
+    }
+    let mut started = 0;
+    for _ in 0..100 {
+        started += std::iter::from_fn(|| run(&mut scheduler, now, Verdict::Good)).count();
+        now += Duration::from_millis(1);
+    }
+    assert!((495..=505).contains(&started), "{started} in 100 ms at 5,000 a second");
+    now += Duration::from_secs(1);
+    let burst = std::iter::from_fn(|| run(&mut scheduler, now, Verdict::Good)).count();
+    assert!(burst <= 11, "{burst} at once after a pause");
+}
+
+#[test]
 fn delayed_tasks_wait_without_a_slot() {
     let now = Instant::now();
     let mut scheduler = Scheduler::new(1);
