@@ -202,6 +202,18 @@ class Engine:
         """
     def set_aside(self) -> list[tuple[int, bytes]]:
         """Takes what `submit` set aside: place and encoded task of each. Each must be settled by its place, or is delivered again."""
+    def hook(self, job_types: set[str], limits: bytes) -> None:
+        """From now on `submit` holds tasks of these job types back; they count in `backlog`. `limits` is JSON: max_headers,
+        max_header_bytes."""
+    def take_hooked(self) -> list[tuple[int, str, bytes]]:
+        """What was held back since the last call: place, job type and the task as JSON with the fields of `fetchbox.DownloadTask`."""
+    def release_hooked(self, place: int, headers: bytes) -> None:
+        """Lets a task go on that was held back. `headers` is a JSON object: what to change, null for what to take away.
+
+        Headers that cannot be sent fail the task as HANDLER_BAD_TASK; a suspect is set aside.
+        """
+    def refuse_hooked(self, place: int, code: str, message: str) -> None:
+        """Counts a failed attempt of a task that was held back: it is tried again later or fails, as the code says."""
     def submit_apart(self, place: int, task: bytes) -> int:
         """Starts a task that another process set aside."""
     def poison(self, place: int, task: bytes, message: str) -> OutcomeBatch:

@@ -13,8 +13,8 @@ import pytest
 from tests.unit import handler_samples
 from tests.unit.api_fakes import Ingress, error_code, manifest
 
-from fetchbox.api.handler_host import STALLED_AFTER, HandlerHost, HandlerSpec
 from fetchbox.errors import HandlerError, HubUnavailable, Refused
+from fetchbox.handler_host import STALLED_AFTER, HandlerHost, HandlerSpec
 from fetchbox.handlers import Handler, create_handler, defines, load_handler
 from fetchbox.manifest import DownloadTask, Manifest, Resource, decode_manifest, encode_tasks
 from fetchbox.testing import wait_until_async
@@ -189,7 +189,7 @@ async def test_other_handlers_go_on_while_one_hangs_in_threads() -> None:
 
 
 async def test_beyond_a_number_of_hanging_calls_handlers_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fetchbox.api.handler_host.MAX_ABANDONED", 2)
+    monkeypatch.setattr("fetchbox.handler_host.MAX_ABANDONED", 2)
     host = HandlerHost()
     spec = HandlerSpec("h", f"{SAMPLES}:HangingThread", timeout=0.02)
     for _ in range(2):

@@ -8,10 +8,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fetchbox.api.auth import OperatorToken, TenantTokens
-from fetchbox.api.handler_host import HandlerSpec
 from fetchbox.api.manifests import Manifests, open_manifests
 from fetchbox.api.settings import DEFAULT_JOB_TYPE, JobType, Settings
 from fetchbox.config import Config, is_loopback, parse_address
+from fetchbox.handler_host import spec_of
 
 MAX_HEADERS = 32
 """Headers of one resource."""
@@ -60,9 +60,7 @@ def job_type_of(config: Config, name: str) -> JobType:
     """One job type, `default` included."""
     kind = config.job_type(name)
     assert kind is not None
-    handler = None
-    if kind.handler is not None:
-        handler = HandlerSpec(job_type=name, target=kind.handler, options=kind.options, timeout=kind.handler_timeout)
+    handler = spec_of(name, kind)
     storage = kind.storage
     context: dict[str, Any] = {
         "job_type": name,

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from fetchbox.api.handler_host import HandlerHost
 from fetchbox.api.metrics import Metrics
 from fetchbox.api.settings import Settings
 from fetchbox.api.types import Core, Hub
 from fetchbox.api.watch import Watch
+from fetchbox.handler_host import HandlerHost
 
 TASKS_TOPIC = "jobs.tasks"
 

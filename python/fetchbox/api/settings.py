@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fetchbox.api.auth import DEFAULT_TENANT, OperatorToken, TenantTokens, tenant_header
-from fetchbox.api.handler_host import HandlerSpec
 from fetchbox.api.manifests import Manifests
 from fetchbox.api.problems import Problem
+from fetchbox.handler_host import HandlerSpec
 
 DEFAULT_JOB_TYPE = "default"
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,6 +15,9 @@ from fetchbox._core import Delivery, Engine, OutcomeBatch, Report
 from fetchbox.broker import HubConnection
 from fetchbox.errors import HubUnavailable, Refused
 from fetchbox.worker.quarantine import Quarantine
+
+if TYPE_CHECKING:
+    from fetchbox.worker.before import BeforeFetch
 
 log = structlog.get_logger("fetchbox.worker")
 
@@ -32,15 +36,25 @@ RETRY_MOST = 2.0
 class WorkerLoop:
     """Moves tasks from the hub to the engine and outcomes back until it is told to drain.
 
-    The engine and the connection belong to the caller, who closes them afterwards. Tasks that may kill this process go to `quarantine`.
+    The engine and the connection belong to the caller, who closes them afterwards. Tasks that may kill this process go to `quarantine`,
+    those whose job type wants a look at them first to `before`.
     """
 
-    def __init__(self, engine: Engine, hub: HubConnection, member: str, flush_interval: float, quarantine: Quarantine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        hub: HubConnection,
+        member: str,
+        flush_interval: float,
+        quarantine: Quarantine,
+        before: BeforeFetch | None = None,
+    ) -> None:
         self._engine = engine
         self._hub = hub
         self._member = member
         self._flush_interval = flush_interval
         self._quarantine = quarantine
+        self._before = before
         self._finished = asyncio.Event()
         self._room = asyncio.Event()
         self._draining = asyncio.Event()
@@ -59,16 +73,20 @@ class WorkerLoop:
         reporter = asyncio.create_task(self._report_forever())
         apart = asyncio.create_task(self._quarantine.run(self._settle_apart))
         stop = asyncio.create_task(draining.wait())
+        tasks = {poller, reporter, apart, stop}
+        if self._before is not None:
+            tasks.add(asyncio.create_task(self._before.run(self._take_aside)))
         try:
-            done, _ = await asyncio.wait({poller, reporter, apart, stop}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:
                 task.result()
-            apart.cancel()
+            for task in tasks - {poller, reporter, stop}:
+                task.cancel()
             await self._drain(poller, time_to_finish())
         finally:
-            for task in (poller, reporter, apart, stop):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(poller, reporter, apart, stop, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             loop.remove_reader(self._engine.fileno())
 
     async def _drain(self, poller: asyncio.Task[None], limit: float) -> None:
@@ -145,10 +163,15 @@ class WorkerLoop:
                 await self._pause(pause)
                 pause = min(pause * 2, RETRY_MOST)
         started = self._engine.submit(delivery, settled)
-        if started < admitted:  # the rest is settled already, no task, or suspect: offsets want to be committed
+        if started < admitted:  # the rest is settled already, no task, suspect, or held back: offsets want to be committed
             self._finished.set()
-            if aside := self._engine.set_aside():
-                self._quarantine.add(aside)
+            self._take_aside()
+            if self._before is not None:
+                self._before.take()
+
+    def _take_aside(self) -> None:
+        if aside := self._engine.set_aside():
+            self._quarantine.add(aside)
 
     async def _settle_apart(self, outcomes: OutcomeBatch) -> None:
         """What the quarantine finished is settled like what the engine did.

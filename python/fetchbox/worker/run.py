@@ -15,12 +15,13 @@ import structlog
 from fetchbox._core import CoreError, Engine
 from fetchbox.broker import HubConnection
 from fetchbox.config import Config, engine_options
-from fetchbox.errors import ConfigError, FetchboxError, HubUnavailable
+from fetchbox.errors import ConfigError, FetchboxError, HandlerError, HubUnavailable
 from fetchbox.worker.loop import WorkerLoop
 from fetchbox.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from fetchbox.control import Control
+    from fetchbox.worker.before import BeforeFetch
 
 log = structlog.get_logger("fetchbox.worker")
 
@@ -49,7 +50,8 @@ async def run(config: Config, control: Control) -> int:
             "a task that kills this worker will not be found out: its traces cannot be kept", data_dir=config.data_dir, reason=reason
         )
     member = f"{socket.gethostname()}-{os.getpid()}-{control.index}"
-    loop = WorkerLoop(engine, hub, member, config.worker.flush_interval, Quarantine(config, control.index, engine))
+    before = _before(config, engine)
+    loop = WorkerLoop(engine, hub, member, config.worker.flush_interval, Quarantine(config, control.index, engine), before)
     try:
         control.ready()
         await loop.run(control.draining, lambda: _time_to_finish(control))
@@ -57,8 +59,22 @@ async def run(config: Config, control: Control) -> int:
         log.info("the hub is away; unfinished tasks are delivered again")
     finally:
         await asyncio.to_thread(engine.close, ENGINE_CLOSE_SECONDS)
+        if before is not None:
+            before.close()
         hub.close()
     return 0
+
+
+def _before(config: Config, engine: Engine) -> BeforeFetch | None:
+    if all(kind.handler is None for kind in config.job_types.values()):
+        return None
+    # Not needed where nobody has a handler: neither the users' code nor what surrounds it.
+    from fetchbox.worker.before import BeforeFetch
+
+    try:
+        return BeforeFetch(config, engine)
+    except HandlerError as error:
+        raise ConfigError.single("job_types", str(error)) from error
 
 
 def _time_to_finish(control: Control) -> float:

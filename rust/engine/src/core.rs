@@ -23,7 +23,7 @@ use crate::net::pool::Pool;
 use crate::outcome::{self, Learned};
 use crate::profile::{Profile, Profiles};
 use crate::proxy::Pools;
-use crate::retry::Rules;
+use crate::retry::{Decision, Failed, Rules, decide};
 use crate::schedule::{Entry, LONGEST_WAIT, Scheduler};
 use crate::store::Stores;
 use crate::sync::lock;
@@ -222,6 +222,29 @@ impl Core {
         self.metrics.dead_letter();
         let outcome = outcome::failed(&task, Learned::default(), failure, task.attempt, now_ms());
         self.done.push(Finished { token, task, attempts: Vec::new(), result: FinishedKind::Outcome(Box::new(outcome)) }, true);
+    }
+
+    /// Counts an attempt that ended before the engine began: the task's job type would not let it go ahead. `name` is the failure's own where
+    /// it has one that `code` does not know.
+    pub fn refuse(&self, token: u64, task: DownloadTask, code: Code, name: &str, message: &str) {
+        let attempt = task.attempt + 1;
+        let attempts = vec![FailedAttempt { attempt, code: name.to_owned(), message: message.to_owned(), http_status: 0, at_ms: now_ms() }];
+        let failed = Failed { code, attempts: attempt, retry_after: None, deadline: self.until_deadline(&task) };
+        self.metrics.failed(code);
+        let result = match decide(failed, self.profiles.of(&task.job_type).rules, fastrand::f64()) {
+            Decision::Again(wait) => {
+                self.metrics.retried(code);
+                let not_before_ms = self.wall.steady_ms().saturating_add(millis(wait));
+                FinishedKind::Later { not_before_ms, code: name.to_owned(), message: message.to_owned() }
+            }
+            Decision::Fail => {
+                self.metrics.dead_letter();
+                let mut outcome = outcome::failed(&task, Learned::default(), Failure::new(code, message), attempt, now_ms());
+                name.clone_into(&mut outcome.code);
+                FinishedKind::Outcome(Box::new(outcome))
+            }
+        };
+        self.done.push(Finished { token, task, attempts, result }, true);
     }
 
     /// Ends a task that killed its process while it ran alone.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use fetchbox_model::failure::Code;
 use fetchbox_model::message::DownloadTask;
 use object_store::ObjectStore;
 use rustix::process::{Resource, getrlimit};
@@ -173,6 +174,11 @@ impl Engine {
     /// The end of a task that killed its process while it ran alone.
     pub fn poison(&self, token: u64, task: DownloadTask, message: &str) -> Finished {
         self.core.poison(token, task, message)
+    }
+
+    /// A task that its job type's own code would not let go ahead: it is tried again or fails, as `code` says, under the name `name`.
+    pub fn refuse(&self, token: u64, task: DownloadTask, code: Code, name: &str, message: &str) {
+        self.core.refuse(token, task, code, name, message);
     }
 
     /// Milliseconds since the epoch as they would be if nobody had set the clock since the engine started.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fetchbox_engine::report::{self, Context, Entry};
 use fetchbox_engine::window::{Malformed, Placed, Window};
 use fetchbox_engine::{EngineConfig, EngineError, FetchConfig, FinishedKind, Submission};
+use fetchbox_model::failure::Code;
 use prost::Message;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -19,6 +20,7 @@ use crate::completion::{Wakeup, lock};
 use crate::delivery::{Delivery, Settled};
 use crate::error::CoreError;
 use crate::fork::Guard;
+use crate::hooks::{self, Hooks};
 use crate::idle::Idle;
 use crate::library;
 use crate::outcome::OutcomeBatch;
@@ -51,6 +53,7 @@ pub struct Engine {
     /// Tasks under way in several deaths of workers, and those of them that were delivered and not taken yet.
     suspects: Mutex<HashSet<u64>>,
     aside: Mutex<Vec<Placed>>,
+    hooks: Mutex<Hooks>,
     backlog: AtomicUsize,
     closing: AtomicBool,
     log_stored: bool,
@@ -76,6 +79,7 @@ impl Engine {
             wakeup,
             suspects: Mutex::default(),
             aside: Mutex::default(),
+            hooks: Mutex::default(),
             backlog: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             log_stored,
@@ -100,10 +104,16 @@ impl Engine {
             let mut submissions = Vec::with_capacity(intake.tasks.len());
             {
                 let suspects = lock(&self.suspects);
+                let mut hooks = lock(&self.hooks);
                 let mut window = lock(&self.window);
                 for placed in intake.tasks {
                     if settled.covers(&placed.task) {
                         window.settle(placed.token);
+                    } else if hooks.wants(&placed.task) {
+                        if self.closing.load(Ordering::Relaxed) {
+                            continue; // delivered again, elsewhere
+                        }
+                        self.backlog.fetch_add(usize::from(hooks.add(placed)), Ordering::Relaxed);
                     } else if !suspects.is_empty() && suspects.contains(&fetchbox_engine::digest(&placed.task)) {
                         lock(&self.aside).push(placed);
                     } else {
@@ -125,6 +135,41 @@ impl Engine {
     fn set_aside<'py>(&self, py: Python<'py>) -> Vec<(u64, Bound<'py, PyBytes>)> {
         let aside = std::mem::take(&mut *lock(&self.aside));
         aside.iter().map(|placed| (placed.token, PyBytes::new(py, &placed.task.encode_to_vec()))).collect()
+    }
+
+    fn hook(&self, job_types: HashSet<String>, limits: &[u8]) -> PyResult<()> {
+        let limits = serde_json::from_slice(limits).map_err(CoreError::invalid)?;
+        lock(&self.hooks).set(job_types, limits);
+        Ok(())
+    }
+
+    fn take_hooked<'py>(&self, py: Python<'py>) -> Vec<(u64, String, Bound<'py, PyBytes>)> {
+        let fresh = py.detach(|| lock(&self.hooks).take_fresh());
+        fresh.into_iter().map(|(place, job_type, task)| (place, job_type, PyBytes::new(py, &task))).collect()
+    }
+
+    fn release_hooked(&self, py: Python<'_>, place: u64, headers: &[u8]) -> PyResult<()> {
+        let headers = serde_json::from_slice(headers).map_err(CoreError::invalid)?;
+        let released = lock(&self.hooks).release(place, headers);
+        match released {
+            None => Ok(()),
+            Some(Ok(task)) if lock(&self.suspects).contains(&fetchbox_engine::digest(&task)) => {
+                self.backlog.fetch_sub(1, Ordering::Relaxed);
+                lock(&self.aside).push(Placed { token: place, task });
+                Ok(())
+            }
+            // It was counted when it came.
+            Some(Ok(task)) => self.begin(py, vec![Submission { token: place, task }]),
+            Some(Err((task, fault))) => {
+                let message = format!("before_fetch set headers that cannot be sent: {fault}");
+                self.with(py, |engine| engine.refuse(place, task, Code::HandlerBadTask, Code::HandlerBadTask.as_str(), &message))
+            }
+        }
+    }
+
+    fn refuse_hooked(&self, py: Python<'_>, place: u64, code: &str, message: &str) -> PyResult<()> {
+        let Some(task) = lock(&self.hooks).remove(place) else { return Ok(()) };
+        self.with(py, |engine| engine.refuse(place, task, hooks::code_of(code), code, message))
     }
 
     fn submit_apart(&self, py: Python<'_>, place: u64, task: &[u8]) -> PyResult<usize> {
@@ -195,6 +240,7 @@ impl Engine {
 
     fn begin_close(&self, py: Python<'_>) -> PyResult<()> {
         self.closing.store(true, Ordering::Relaxed);
+        self.backlog.fetch_sub(lock(&self.hooks).clear(), Ordering::Relaxed);
         self.with(py, fetchbox_engine::Engine::begin_close)
     }
 
@@ -254,14 +300,19 @@ impl Engine {
     fn start(&self, py: Python<'_>, submissions: Vec<Submission>) -> PyResult<usize> {
         let started = submissions.len();
         self.backlog.fetch_add(started, Ordering::Relaxed);
+        self.begin(py, submissions)?;
+        Ok(started)
+    }
+
+    /// Hands tasks to the engine that the backlog counts already.
+    fn begin(&self, py: Python<'_>, submissions: Vec<Submission>) -> PyResult<()> {
         self.with(py, |engine| match &self.idle {
             None => engine.submit(submissions),
             Some(idle) => {
                 idle.submit(submissions, now_ms());
                 self.wakeup.notify();
             }
-        })?;
-        Ok(started)
+        })
     }
 }
 

@@ -7,6 +7,7 @@ mod delivery;
 mod engine;
 mod error;
 mod fork;
+mod hooks;
 mod hub;
 mod idle;
 mod library;

@@ -1,9 +1,8 @@
-"""Runs handlers so that nothing they do can stop the api: not a hang, not a blocked loop, not an exit.
+"""Runs handlers so that nothing they do can stop an api or a worker: not a hang, not a blocked loop, not an exit.
 
 Async handlers run on an event loop in a thread of its own, sync ones in a daemon thread each. What does not come back in time is given
-up and left behind; a loop that
-no longer turns is replaced. A thread cannot be killed, so what was left behind is counted, and beyond a limit handlers are refused until
-some of it returns.
+up and left behind; a loop that no longer turns is replaced. A thread cannot be killed, so what was left behind is counted, and beyond a
+limit handlers are refused until some of it returns.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from fetchbox.config import JobType
 from fetchbox.errors import HandlerError
 from fetchbox.handlers import Handler, as_task, create_handler
 from fetchbox.manifest import DownloadTask, Manifest
@@ -43,8 +43,15 @@ class HandlerSpec:
     timeout: float = 30.0
 
 
+def spec_of(job_type: str, kind: JobType) -> HandlerSpec | None:
+    """What the configuration says of a job type's handler; None without one."""
+    if kind.handler is None:
+        return None
+    return HandlerSpec(job_type=job_type, target=kind.handler, options=kind.options, timeout=kind.handler_timeout)
+
+
 class HandlerHost:
-    """Calls `prepare_manifest` and `build_tasks`, off the api's own loop."""
+    """Calls handlers off the process's own loop."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -57,10 +64,21 @@ class HandlerHost:
         Raises HandlerError: its own, HANDLER_TIMEOUT after `spec.timeout` seconds, HANDLER_ERROR for any other exception,
         HANDLER_BAD_TASK for too many tasks or things that are none.
         """
+        tasks: list[DownloadTask] = await self._within(spec, lambda runner: runner.build(spec, manifest, max_tasks))
+        return tasks
+
+    async def call(self, spec: HandlerSpec, hook: str, argument: Any) -> None:
+        """Calls a hook of the job type's handler, `before_fetch` with a task or `finalize_job` with a summary.
+
+        Raises HandlerError: its own, HANDLER_TIMEOUT after `spec.timeout` seconds, HANDLER_ERROR for any other exception.
+        """
+        await self._within(spec, lambda runner: runner.call(spec, hook, argument))
+
+    async def _within(self, spec: HandlerSpec, work: Callable[[_Runner], Coroutine[Any, Any, Any]]) -> Any:
         if self._hung.value >= MAX_ABANDONED:
             raise HandlerError("too many handler calls hang; handlers are refused until some come back", code="HANDLER_TIMEOUT")
         runner = self._running()
-        future = asyncio.run_coroutine_threadsafe(runner.build(spec, manifest, max_tasks), runner.loop)
+        future = asyncio.run_coroutine_threadsafe(work(runner), runner.loop)
         limit = asyncio.timeout(spec.timeout)
         try:
             async with limit:
@@ -152,7 +170,7 @@ class _Runner:
             self.loop.close()
 
     async def build(self, spec: HandlerSpec, manifest: Manifest, max_tasks: int) -> list[DownloadTask]:
-        try:
+        with _as_handler_error(spec):
             handler = await self._instance(spec)
             prepared = await self._call(handler.prepare_manifest, manifest)
             if prepared is None:
@@ -160,17 +178,13 @@ class _Runner:
             if not isinstance(prepared, Manifest):
                 raise HandlerError(f"prepare_manifest returned a {type(prepared).__name__}, not a manifest", code="HANDLER_ERROR")
             tasks = await self._collect(handler, prepared, max_tasks + 1)
-        except (HandlerError, asyncio.CancelledError):
-            raise
-        except (SystemExit, KeyboardInterrupt) as error:
-            # Let through, these would end the loop for all handlers.
-            raise HandlerError("the handler tried to end the process", code="HANDLER_ERROR") from error
-        except Exception as error:
-            logger.exception("handler %s of job type %s failed", spec.target, spec.job_type)
-            raise HandlerError(f"the handler failed with {type(error).__name__}", code="HANDLER_ERROR") from error
         if len(tasks) > max_tasks:
             raise HandlerError(f"the handler built more than {max_tasks} tasks", code="HANDLER_BAD_TASK")
         return tasks
+
+    async def call(self, spec: HandlerSpec, hook: str, argument: Any) -> None:
+        with _as_handler_error(spec):
+            await self._call(getattr(await self._instance(spec), hook), argument)
 
     async def _instance(self, spec: HandlerSpec) -> Handler:
         handler = self.instances.get(spec)
@@ -215,6 +229,20 @@ class _Runner:
             except asyncio.CancelledError:
                 call.give_up()
                 raise
+
+
+@contextlib.contextmanager
+def _as_handler_error(spec: HandlerSpec) -> Iterator[None]:
+    try:
+        yield
+    except (HandlerError, asyncio.CancelledError):
+        raise
+    except (SystemExit, KeyboardInterrupt) as error:
+        # Let through, these would end the loop for all handlers.
+        raise HandlerError("the handler tried to end the process", code="HANDLER_ERROR") from error
+    except Exception as error:
+        logger.exception("handler %s of job type %s failed", spec.target, spec.job_type)
+        raise HandlerError(f"the handler failed with {type(error).__name__}", code="HANDLER_ERROR") from error
 
 
 class _ThreadCall:
