@@ -12,6 +12,7 @@ __all__ = [
     "CoreError",
     "Delivery",
     "Engine",
+    "Follower",
     "Hub",
     "HubClient",
     "Outcome",
@@ -29,6 +30,7 @@ __all__ = [
     "object_key",
     "outcome_from_json",
     "parse_manifest",
+    "refused_address",
 ]
 
 __version__: str
@@ -157,6 +159,20 @@ class Outcome:
 def outcome_from_json(data: bytes) -> Outcome:
     """The outcome that `Outcome.to_json` wrote; pickling uses it."""
 
+def refused_address(addresses: list[str], allow_networks: list[str], blocked: list[str]) -> str | None:
+    """Which of these addresses ("ip:port") the address policy refuses, and why; None when all may be connected to.
+
+    Raises CoreError("internal") for a text that is no address or network.
+    """
+
+@final
+class Follower:
+    """A member of a consumer group on a topic other than the tasks."""
+
+    def __new__(cls, topic: str, group: str, member: str) -> Follower: ...
+    def partitions(self) -> list[int]:
+        """Those that it reads at the moment."""
+
 @final
 class HubClient:
     """A connection to the hub that reconnects by itself until it is closed."""
@@ -179,6 +195,10 @@ class HubClient:
     def poll(self, engine: Engine, max_messages: int, wait_ms: int) -> int: ...
     def settled(self, delivery: Delivery) -> int: ...
     def append(self, report: Report) -> int: ...
+    def follow(self, follower: Follower) -> int: ...
+    def read(self, follower: Follower, max_messages: int, wait_ms: int) -> int:
+        """Comes to a list of (partition, offset behind the message, job id)."""
+    def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> int: ...
     def release_partitions(self, engine: Engine) -> int: ...
     def close(self) -> None: ...
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from fetchbox.config import JobType
+from fetchbox.config import Config, JobType
 from fetchbox.errors import HandlerError
-from fetchbox.handlers import Handler, as_task, create_handler
+from fetchbox.handlers import Handler, as_task, create_handler, defines, load_handler
 from fetchbox.manifest import DownloadTask, Manifest
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,12 @@ def spec_of(job_type: str, kind: JobType) -> HandlerSpec | None:
     if kind.handler is None:
         return None
     return HandlerSpec(job_type=job_type, target=kind.handler, options=kind.options, timeout=kind.handler_timeout)
+
+
+def specs_defining(hook: str, config: Config) -> dict[str, HandlerSpec]:
+    """The handlers that define a worker hook, by job type. Raises HandlerError when one cannot be loaded."""
+    specs = {name: spec_of(name, kind) for name, kind in config.job_types.items()}
+    return {name: spec for name, spec in specs.items() if spec is not None and defines(load_handler(spec.target), hook)}
 
 
 class HandlerHost:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from fetchbox._completions import Completions
-from fetchbox._core import CoreError, Delivery, Engine, HubClient, Report, Settled, TaskBatch
+from fetchbox._core import CoreError, Delivery, Engine, Follower, HubClient, Report, Settled, TaskBatch
 from fetchbox.config import Config, hub_url
 from fetchbox.errors import HubUnavailable, Refused
 
@@ -93,6 +93,18 @@ class HubConnection:
     async def release_partitions(self, engine: Engine) -> None:
         """Gives up the partitions that are to move and have nothing in flight."""
         await self._call(self._client.release_partitions(engine), CALL_TIMEOUT)
+
+    async def follow(self, follower: Follower) -> None:
+        """Enters the follower's group."""
+        await self._call(self._client.follow(follower), CALL_TIMEOUT)
+
+    async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str]]:
+        """What comes next: partition, offset behind the message and the job it speaks of. Empty when `wait_ms` pass without any."""
+        return await self._call(self._client.read(follower, max_messages, wait_ms), CALL_TIMEOUT + wait_ms / 1000)  # type: ignore[no-any-return]
+
+    async def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> None:
+        """The follower's group is done with everything below these offsets, by partition."""
+        await self._call(self._client.commit(follower, offsets), CALL_TIMEOUT)
 
     def close(self) -> None:
         """Closes the connection; calls that wait end with HubUnavailable."""

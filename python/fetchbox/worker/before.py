@@ -13,8 +13,7 @@ import structlog
 from fetchbox._core import Engine
 from fetchbox.config import Config
 from fetchbox.errors import HandlerError
-from fetchbox.handler_host import HandlerHost, HandlerSpec, spec_of
-from fetchbox.handlers import defines, load_handler
+from fetchbox.handler_host import HandlerHost, HandlerSpec
 from fetchbox.manifest import DownloadTask
 
 log = structlog.get_logger("fetchbox.worker")
@@ -25,19 +24,13 @@ HOOK = "before_fetch"
 MAX_HEADERS = 32
 
 
-def hooked(config: Config) -> dict[str, HandlerSpec]:
-    """The handlers that define `before_fetch`, by job type. Raises HandlerError when one cannot be loaded."""
-    specs = {name: spec_of(name, kind) for name, kind in config.job_types.items()}
-    return {name: spec for name, spec in specs.items() if spec is not None and defines(load_handler(spec.target), HOOK)}
-
-
 class BeforeFetch:
-    """Takes tasks that the engine holds back, and lets each go on or refuses it. Close it at the end."""
+    """Takes tasks that the engine holds back, and lets each go on or refuses it. `specs` are the handlers that want to, by job type."""
 
-    def __init__(self, config: Config, engine: Engine) -> None:
+    def __init__(self, config: Config, engine: Engine, specs: Mapping[str, HandlerSpec], host: HandlerHost) -> None:
         self._engine = engine
-        self._specs = hooked(config)
-        self._host = HandlerHost()
+        self._specs = specs
+        self._host = host
         # Holds no more than the engine's backlog, which the worker's loop limits.
         self._queue: asyncio.Queue[tuple[int, str, bytes]] = asyncio.Queue()
         limits = {"max_headers": MAX_HEADERS, "max_header_bytes": config.server.max_header_bytes}
@@ -54,10 +47,6 @@ class BeforeFetch:
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(self._work(set_aside))
-
-    def close(self) -> None:
-        """Ends the handlers' loop."""
-        self._host.close()
 
     async def _work(self, set_aside: Callable[[], None]) -> None:
         while True:

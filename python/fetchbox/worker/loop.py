@@ -18,6 +18,7 @@ from fetchbox.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from fetchbox.worker.before import BeforeFetch
+    from fetchbox.worker.finish import Finisher
 
 log = structlog.get_logger("fetchbox.worker")
 
@@ -37,7 +38,7 @@ class WorkerLoop:
     """Moves tasks from the hub to the engine and outcomes back until it is told to drain.
 
     The engine and the connection belong to the caller, who closes them afterwards. Tasks that may kill this process go to `quarantine`,
-    those whose job type wants a look at them first to `before`.
+    those whose job type wants a look at them first to `before`; what settled jobs ask for is the `finisher`'s.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class WorkerLoop:
         flush_interval: float,
         quarantine: Quarantine,
         before: BeforeFetch | None = None,
+        finisher: Finisher | None = None,
     ) -> None:
         self._engine = engine
         self._hub = hub
@@ -55,6 +57,7 @@ class WorkerLoop:
         self._flush_interval = flush_interval
         self._quarantine = quarantine
         self._before = before
+        self._finisher = finisher
         self._finished = asyncio.Event()
         self._room = asyncio.Event()
         self._draining = asyncio.Event()
@@ -76,6 +79,8 @@ class WorkerLoop:
         tasks = {poller, reporter, apart, stop}
         if self._before is not None:
             tasks.add(asyncio.create_task(self._before.run(self._take_aside)))
+        if self._finisher is not None:
+            tasks.add(asyncio.create_task(self._finisher.run()))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:

@@ -16,11 +16,13 @@ from fetchbox._core import CoreError, Engine
 from fetchbox.broker import HubConnection
 from fetchbox.config import Config, engine_options
 from fetchbox.errors import ConfigError, FetchboxError, HandlerError, HubUnavailable
+from fetchbox.worker.finish import Finisher
 from fetchbox.worker.loop import WorkerLoop
 from fetchbox.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from fetchbox.control import Control
+    from fetchbox.handler_host import HandlerHost, HandlerSpec
     from fetchbox.worker.before import BeforeFetch
 
 log = structlog.get_logger("fetchbox.worker")
@@ -38,6 +40,7 @@ DESCRIPTORS = 65_536
 async def run(config: Config, control: Control) -> int:
     """Downloads what its partitions bring until it is drained; the exit code."""
     _raise_descriptor_limit()
+    hooks = _Hooks(config)
     try:
         engine = Engine(orjson.dumps(engine_options(config)))
     except CoreError as error:
@@ -50,8 +53,9 @@ async def run(config: Config, control: Control) -> int:
             "a task that kills this worker will not be found out: its traces cannot be kept", data_dir=config.data_dir, reason=reason
         )
     member = f"{socket.gethostname()}-{os.getpid()}-{control.index}"
-    before = _before(config, engine)
-    loop = WorkerLoop(engine, hub, member, config.worker.flush_interval, Quarantine(config, control.index, engine), before)
+    quarantine = Quarantine(config, control.index, engine)
+    finisher = Finisher(config, hub, member, hooks.finalize, hooks.host)
+    loop = WorkerLoop(engine, hub, member, config.worker.flush_interval, quarantine, hooks.before_fetch(config, engine), finisher)
     try:
         control.ready()
         await loop.run(control.draining, lambda: _time_to_finish(control))
@@ -59,22 +63,39 @@ async def run(config: Config, control: Control) -> int:
         log.info("the hub is away; unfinished tasks are delivered again")
     finally:
         await asyncio.to_thread(engine.close, ENGINE_CLOSE_SECONDS)
-        if before is not None:
-            before.close()
+        hooks.close()
         hub.close()
     return 0
 
 
-def _before(config: Config, engine: Engine) -> BeforeFetch | None:
-    if all(kind.handler is None for kind in config.job_types.values()):
-        return None
-    # Not needed where nobody has a handler: neither the users' code nor what surrounds it.
-    from fetchbox.worker.before import BeforeFetch
+class _Hooks:
+    """The users' code that runs in workers. Nothing of it is imported where nobody has a handler."""
 
-    try:
-        return BeforeFetch(config, engine)
-    except HandlerError as error:
-        raise ConfigError.single("job_types", str(error)) from error
+    def __init__(self, config: Config) -> None:
+        self.host: HandlerHost | None = None
+        self.before: dict[str, HandlerSpec] = {}
+        self.finalize: dict[str, HandlerSpec] = {}
+        if all(kind.handler is None for kind in config.job_types.values()):
+            return
+        from fetchbox.handler_host import HandlerHost, specs_defining
+
+        try:
+            self.before = specs_defining("before_fetch", config)
+            self.finalize = specs_defining("finalize_job", config)
+        except HandlerError as error:
+            raise ConfigError.single("job_types", str(error)) from error
+        self.host = HandlerHost()
+
+    def before_fetch(self, config: Config, engine: Engine) -> BeforeFetch | None:
+        if self.host is None or not self.before:
+            return None
+        from fetchbox.worker.before import BeforeFetch
+
+        return BeforeFetch(config, engine, self.before, self.host)
+
+    def close(self) -> None:
+        if self.host is not None:
+            self.host.close()
 
 
 def _time_to_finish(control: Control) -> float:

@@ -17,6 +17,13 @@ impl AddressPolicy {
         Self { allow, blocked }
     }
 
+    /// The same from texts: networks as CIDR, endpoints as `ip:port`. Errors: the one that cannot be read.
+    pub fn parse(allow: &[String], blocked: &[String]) -> Result<Self, String> {
+        let allow = allow.iter().map(|text| text.parse().map_err(|_| text.clone())).collect::<Result<_, _>>()?;
+        let blocked = blocked.iter().map(|text| text.parse().map_err(|_| text.clone())).collect::<Result<_, _>>()?;
+        Ok(Self::new(allow, blocked))
+    }
+
     /// Whether the address may be connected to; the error names what it is.
     pub fn check(&self, address: SocketAddr) -> Result<(), &'static str> {
         let ip = address.ip();

@@ -42,7 +42,7 @@ pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubErro
         "resources" => query_resources::list(core, parse(params)?)?,
         "receipt" => query_resources::receipt(core, &parse(params)?)?,
         "manifest" => manifest(core, &parse(params)?)?,
-        "facts" => facts(core, &parse(params)?)?,
+        "finished" => finished(core, &parse(params)?)?,
         "logs" => query_logs::list(core, parse(params)?)?,
         "dlq" => query_dlq::list(core, parse(params)?)?,
         "dlq_groups" => query_dlq::groups(core, parse(params)?)?,
@@ -112,14 +112,31 @@ pub fn job_json(job: &JobRecord) -> Value {
     })
 }
 
-/// What finishing a job needs and nobody else may see.
-fn facts(core: &Core, one: &OneJob) -> Result<Value, HubError> {
-    let (_, job) = find(&core.db.view(), one)?;
-    let mut value = job_json(&job);
-    if let Some(object) = value.as_object_mut() {
-        object.insert("callback_url".to_owned(), text(&job.facts.callback_url));
+/// Which jobs have somebody who wants to know that they are settled.
+#[derive(Debug, Deserialize)]
+struct Finished {
+    job_ids: Vec<String>,
+    /// Types whose handlers want to.
+    job_types: Vec<String>,
+}
+
+/// Of these jobs those that are settled and of which somebody wants to know, with the URL to call, which nobody else may see.
+fn finished(core: &Core, asked: &Finished) -> Result<Value, HubError> {
+    let view = core.db.view();
+    let mut jobs = Vec::new();
+    for job_id in &asked.job_ids {
+        let job = match find(&view, &OneJob { job_id: job_id.clone(), tenant: None }) {
+            Ok((_, job)) => job,
+            // Pruned meanwhile.
+            Err(HubError::Refused { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        // One that was replayed meanwhile is told of when it is settled again.
+        if job.counts.pending() == 0 && (!job.facts.callback_url.is_empty() || asked.job_types.contains(&job.facts.job_type)) {
+            jobs.push(json!({"callback_url": text(&job.facts.callback_url), "job": job_json(&job)}));
+        }
     }
-    Ok(value)
+    Ok(json!({ "jobs": jobs }))
 }
 
 fn manifest(core: &Core, one: &OneJob) -> Result<Value, HubError> {

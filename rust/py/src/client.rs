@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
 use fetchbox_hub::{
-    AcceptRequest, AppendRequest, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest, PollRequest, Position,
+    AcceptRequest, AppendRequest, Assignment, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest, PollRequest, Position,
     Push, ReleaseRequest, ReserveRequest,
 };
 use fetchbox_model::stream::Topic;
@@ -22,6 +22,7 @@ use crate::completion::{Queue, lock};
 use crate::delivery::{Delivery, Settled, assign};
 use crate::engine::{Engine, Report};
 use crate::error::CoreError;
+use crate::follower::{Follower, Told};
 use crate::fork::Guard;
 use crate::tasks::TaskBatch;
 
@@ -41,6 +42,7 @@ enum Reply {
     Object(serde_json::Value),
     Delivery(Delivery),
     Settled(Settled),
+    Told(Vec<Told>),
     Push(&'static str, String),
 }
 
@@ -194,6 +196,40 @@ impl HubClient {
         })
     }
 
+    /// Enters the follower's group.
+    fn follow(&self, follower: &Bound<'_, Follower>) -> PyResult<u64> {
+        let follower = follower.clone().unbind();
+        self.call(|client| async move {
+            let assignment = client.join(follower.get().request(Vec::new())).await?;
+            give_up(&client, follower.get(), assignment).await?;
+            Ok(Reply::Nothing)
+        })
+    }
+
+    /// What comes next in the follower's partitions.
+    fn read(&self, follower: &Bound<'_, Follower>, max_messages: u32, wait_ms: u32) -> PyResult<u64> {
+        let follower = follower.clone().unbind();
+        self.call(move |client| async move {
+            let mut reply = client.poll(follower.get().poll(max_messages, wait_ms)).await?;
+            if let Some(assignment) = reply.assignment.take() {
+                give_up(&client, follower.get(), assignment).await?;
+            }
+            Ok(Reply::Told(follower.get().take(reply)))
+        })
+    }
+
+    /// Commits how far the follower's group is done with its partitions.
+    fn commit(&self, follower: &Bound<'_, Follower>, offsets: Vec<(u32, u64)>) -> PyResult<u64> {
+        let follower = follower.get();
+        let (topic, group) = (follower.topic as u32, follower.group.clone());
+        let commits = offsets.into_iter().map(|(partition, offset)| Commit { topic, group: group.clone(), partition, offset }).collect();
+        let request = AppendRequest { member: follower.member.clone(), entries: Vec::new(), commits };
+        self.call(|client| async move {
+            client.append(request).await?;
+            Ok(Reply::Nothing)
+        })
+    }
+
     fn settled(&self, delivery: &Delivery) -> PyResult<u64> {
         let job_ids = delivery.job_ids();
         self.call(|client| async move { Ok(Reply::Settled(Settled::new(client.settled(job_ids).await?))) })
@@ -265,6 +301,17 @@ impl HubClient {
     }
 }
 
+/// Takes an assignment over, and gives partitions up until none is asked for.
+async fn give_up(client: &fetchbox_hub::HubClient, follower: &Follower, mut assignment: Assignment) -> Result<(), HubError> {
+    loop {
+        let partitions = follower.assign(&assignment);
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        assignment = client.release_partitions(follower.request(partitions)).await?;
+    }
+}
+
 fn request(member: &str, partitions: Vec<u32>) -> JoinRequest {
     JoinRequest { topic: Topic::Tasks as u32, group: GROUP.to_owned(), member: member.to_owned(), partitions }
 }
@@ -296,6 +343,7 @@ fn result_object<'py>(py: Python<'py>, result: Result<Reply, CoreError>) -> PyRe
         Ok(Reply::Object(value)) => flat_dict(py, value)?.into_any(),
         Ok(Reply::Delivery(delivery)) => Bound::new(py, delivery)?.into_any(),
         Ok(Reply::Settled(settled)) => Bound::new(py, settled)?.into_any(),
+        Ok(Reply::Told(told)) => told.into_pyobject(py)?.into_any(),
         Ok(Reply::Push(kind, subject)) => (kind, subject).into_pyobject(py)?.into_any(),
     })
 }

@@ -1,6 +1,7 @@
 //! `Engine`: the download engine with the window over the partitions that it works on.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -8,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fetchbox_engine::report::{self, Context, Entry};
 use fetchbox_engine::window::{Malformed, Placed, Window};
-use fetchbox_engine::{EngineConfig, EngineError, FetchConfig, FinishedKind, Submission};
+use fetchbox_engine::{AddressPolicy, EngineConfig, EngineError, FetchConfig, FinishedKind, Submission};
 use fetchbox_model::failure::Code;
 use prost::Message;
 use pyo3::prelude::*;
@@ -269,6 +270,14 @@ impl Engine {
 pub fn fetch_defaults(py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
     let json = serde_json::to_vec(&FetchConfig::default()).map_err(CoreError::invalid)?;
     Ok(PyBytes::new(py, &json))
+}
+
+/// Why none of these addresses may be connected to, because one of them may not; `None` when all may.
+#[pyfunction]
+pub fn refused_address(addresses: Vec<String>, allow_networks: Vec<String>, blocked: Vec<String>) -> PyResult<Option<String>> {
+    let policy = AddressPolicy::parse(&allow_networks, &blocked).map_err(CoreError::invalid)?;
+    let addresses: Vec<SocketAddr> = addresses.iter().map(|text| text.parse()).collect::<Result<_, _>>().map_err(CoreError::invalid)?;
+    Ok(policy.check_all(&addresses).err().map(|(address, reason)| format!("{} is {reason}", address.ip())))
 }
 
 impl Drop for Engine {

@@ -6,6 +6,7 @@ mod completion;
 mod delivery;
 mod engine;
 mod error;
+mod follower;
 mod fork;
 mod hooks;
 mod hub;
@@ -33,6 +34,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tasks::object_key, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::failure_codes, module)?)?;
     module.add_function(wrap_pyfunction!(engine::fetch_defaults, module)?)?;
+    module.add_function(wrap_pyfunction!(engine::refused_address, module)?)?;
     module.add_function(wrap_pyfunction!(outcome::outcome_from_json, module)?)?;
     module.add_class::<tasks::TaskBatch>()?;
     module.add_class::<delivery::Delivery>()?;
@@ -41,6 +43,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<outcome::OutcomeBatch>()?;
     module.add_class::<outcome::Outcome>()?;
     module.add_class::<client::HubClient>()?;
+    module.add_class::<follower::Follower>()?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<hub::Hub>()?;
     Ok(())

@@ -1,0 +1,212 @@
+"""What is done when a job is settled: its handler's `finalize_job`, and its callback. Each at least once.
+
+The workers read `jobs.events` as a group. How far they are is committed only behind jobs that are done with, so that those of a worker
+that dies come to another one. What fails is tried again with growing pauses, and given up after an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import orjson
+import structlog
+
+from fetchbox._core import Follower
+from fetchbox.broker import HubConnection
+from fetchbox.config import Config, url_without_secrets
+from fetchbox.errors import HandlerError, HubUnavailable, Refused
+
+if TYPE_CHECKING:
+    from fetchbox.handler_host import HandlerHost, HandlerSpec
+    from fetchbox.worker.callbacks import Callbacks
+
+log = structlog.get_logger("fetchbox.worker")
+
+T = TypeVar("T")
+
+TOPIC = "jobs.events"
+GROUP = "finish"
+HOOK = "finalize_job"
+READ_MESSAGES = 256
+READ_WAIT_MS = 10_000
+OUTSTANDING = 4096
+"""Jobs that may wait to be done with; more are not read before."""
+AT_ONCE = 32
+"""Handlers and callbacks under way."""
+PER_RECEIVER = 8
+"""Callbacks under way to one host."""
+PAUSES = (1.0, 5.0, 30.0, 120.0, 300.0, 600.0, 1200.0, 1200.0)
+"""Seconds before each further try."""
+COMMIT_INTERVAL = 0.1
+RETRY_FIRST = 0.05
+RETRY_MOST = 2.0
+
+
+@dataclass(slots=True)
+class Place:
+    """A message of a partition."""
+
+    behind: int
+    """The offset that may be committed when it and all before it are done."""
+    is_done: bool = False
+
+
+class Finisher:
+    """Finishes settled jobs until it is cancelled. `specs` are the handlers that define `finalize_job`, by job type."""
+
+    def __init__(self, config: Config, hub: HubConnection, member: str, specs: dict[str, HandlerSpec], host: HandlerHost | None) -> None:
+        self._config = config
+        self._hub = hub
+        self._specs = specs
+        self._host = host
+        self._follower = Follower(TOPIC, GROUP, member)
+        self._joined = False
+        self._places: dict[int, deque[Place]] = {}
+        self._room = asyncio.Semaphore(OUTSTANDING)
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._receivers: dict[str, tuple[asyncio.Semaphore, int]] = {}
+        self._moved = asyncio.Event()
+        self._callbacks: Callbacks | None = None
+        hub.on_connected(self._connection_changed)
+
+    async def run(self) -> None:
+        """Reads, finishes and commits. What is under way when it is cancelled comes again, to another worker."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._commit_forever())
+                while True:
+                    for partition, place, job in await self._again_until_answered(self._read):
+                        self._places.setdefault(partition, deque()).append(place)
+                        if job is None:
+                            self._done(place)
+                        else:
+                            await self._room.acquire()
+                            group.create_task(self._finish(place, job))
+        finally:
+            if self._callbacks is not None:
+                await self._callbacks.close()
+
+    def _connection_changed(self, connected: bool) -> None:
+        if not connected:
+            self._joined = False
+
+    async def _read(self) -> list[tuple[int, Place, dict[str, Any] | None]]:
+        """The next messages, with what there is to do for each."""
+        if not self._joined:
+            await self._hub.follow(self._follower)
+            self._joined = True
+        told = await self._hub.read(self._follower, READ_MESSAGES, READ_WAIT_MS)
+        if not told:
+            return []
+        # From here on the follower has moved on: the question is repeated until it is answered.
+        asked = {"job_ids": list({job_id for _, _, job_id in told if job_id}), "job_types": list(self._specs)}
+        answer = await self._again_until_answered(lambda: self._hub.query("finished", asked))
+        jobs = {entry["job"]["job_id"]: entry for entry in orjson.loads(answer)["jobs"]}
+        return [(partition, Place(behind), jobs.get(job_id)) for partition, behind, job_id in told]
+
+    async def _again_until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
+        pause = RETRY_FIRST
+        while True:
+            try:
+                return await call()
+            except (HubUnavailable, Refused) as error:
+                self._joined = False
+                log.debug("the hub did not answer, trying again", error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MOST)
+
+    async def _finish(self, place: Place, entry: dict[str, Any]) -> None:
+        job, url = entry["job"], entry["callback_url"]
+        try:
+            spec = self._specs.get(job["job_type"])
+            if spec is not None and self._host is not None:
+                host = self._host
+                await self._try(HOOK, job, lambda: self._finalize(host, spec, job))
+            if url is not None:
+                await self._try("callback", job, lambda: self._post(url, job), url=url_without_secrets(url))
+        finally:
+            self._room.release()
+        self._done(place)
+
+    async def _try(self, what: str, job: dict[str, Any], call: Callable[[], Awaitable[None]], **told: Any) -> None:
+        for pause in (*PAUSES, None):
+            try:
+                await call()
+                return
+            except _Failed as error:
+                final = error.is_final or pause is None
+                level = log.error if final else log.warning
+                level(f"{what} failed", job_id=job["job_id"], error=str(error), again_in=None if final else pause, **told)
+                if error.is_final or pause is None:
+                    return
+                await asyncio.sleep(pause)
+
+    async def _post(self, url: str, job: dict[str, Any]) -> None:
+        # Imported when the first manifest asks for it: most workers never need an HTTP client of Python's.
+        from fetchbox.worker.callbacks import CallbackFailed, Callbacks
+
+        if self._callbacks is None:
+            self._callbacks = Callbacks(self._config)
+        # A slot only when the receiver's turn has come: one that hangs holds up itself.
+        async with self._receiver(urlsplit(url).netloc), self._slots:
+            try:
+                await self._callbacks.post(url, job)
+            except CallbackFailed as error:
+                raise _Failed(str(error), is_final=error.is_final) from error
+        log.debug("called back", job_id=job["job_id"])
+
+    async def _finalize(self, host: HandlerHost, spec: HandlerSpec, job: dict[str, Any]) -> None:
+        async with self._slots:
+            try:
+                await host.call(spec, HOOK, dict(job))
+            except HandlerError as error:
+                raise _Failed(f"{error.code}: {error}") from error
+
+    @asynccontextmanager
+    async def _receiver(self, name: str) -> AsyncIterator[None]:
+        slots, users = self._receivers.get(name, (asyncio.Semaphore(PER_RECEIVER), 0))
+        self._receivers[name] = (slots, users + 1)
+        try:
+            async with slots:
+                yield
+        finally:
+            users = self._receivers[name][1] - 1
+            if users:
+                self._receivers[name] = (slots, users)
+            else:
+                del self._receivers[name]
+
+    def _done(self, place: Place) -> None:
+        place.is_done = True
+        self._moved.set()
+
+    async def _commit_forever(self) -> None:
+        while True:
+            await self._moved.wait()
+            await asyncio.sleep(COMMIT_INTERVAL)
+            self._moved.clear()
+            mine = set(self._follower.partitions())
+            for partition in self._places.keys() - mine:
+                # Whoever has it now begins where we committed.
+                del self._places[partition]
+            offsets = [(partition, behind) for partition in mine if (behind := self._advance(partition)) is not None]
+            if offsets:
+                await self._again_until_answered(lambda offsets=offsets: self._hub.commit(self._follower, offsets))  # type: ignore[misc]
+
+    def _advance(self, partition: int) -> int | None:
+        places, behind = self._places.get(partition), None
+        while places and places[0].is_done:
+            behind = places.popleft().behind
+        return behind
+
+
+class _Failed(Exception):
+    def __init__(self, reason: str, *, is_final: bool = False) -> None:
+        super().__init__(reason)
+        self.is_final = is_final

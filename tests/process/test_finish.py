@@ -1,0 +1,187 @@
+"""What happens when a job is settled: `finalize_job` and callbacks, at least once, whatever dies."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchbox.origin import Origin
+from fetchbox.origin.http import Request
+from fetchbox.testing import running_origin
+from tests.process.service import Service
+from tests.process.waiting import wait_for
+
+HANDLERS = '''
+import pathlib
+
+import fetchbox
+
+
+class Writing(fetchbox.Handler):
+    """Writes a line for every call; fails its first call for each job where the options say so."""
+
+    def finalize_job(self, summary):
+        with open(self.options["path"], "a") as file:
+            file.write(f"{summary['job_id']} {summary['status']} {summary['resource_completed']} {summary['resource_failed']}\\n")
+        if self.options.get("fails"):
+            marker = pathlib.Path(self.options["path"] + "." + summary["job_id"])
+            if not marker.exists():
+                marker.touch()
+                raise RuntimeError("not yet")
+'''
+SECRET = "whsec_" + base64.b64encode(b"a key of twenty-four byt").decode()
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    """An origin in this process: what it was sent can be looked at."""
+    with running_origin() as running:
+        yield running
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """The file that the handlers write."""
+    return tmp_path / "finished"
+
+
+def overrides(finished: Path) -> dict[str, Any]:
+    handler = {"handler": "samples:Writing"}
+    return {
+        "callbacks": {"secret": SECRET, "allow_networks": ["127.0.0.1/32"]},
+        "job_types": {
+            "told": {**handler, "options": {"path": str(finished)}},
+            "told-twice": {**handler, "options": {"path": str(finished), "fails": True}},
+        },
+    }
+
+
+@pytest.fixture
+def service(tmp_path: Path, finished: Path) -> Iterator[Service]:
+    (tmp_path / "samples.py").write_text(HANDLERS, encoding="utf-8")
+    with Service(tmp_path / "service", overrides(finished), environment={"PYTHONPATH": str(tmp_path)}).start() as running:
+        yield running
+
+
+def post(service: Service, urls: list[str], *, job_type: str = "default", callback: str | None = None) -> str:
+    attributes = {} if callback is None else {"callback_url": callback}
+    body = {"manifest_version": "v1", "metadata": {}, "resources": [{"url": url} for url in urls], "attributes": attributes}
+    answer = service.http.http.post("/jobs", json=body, headers={"x-fetchbox-job-type": job_type})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["job_id"])
+
+
+def lines(finished: Path) -> Counter[str]:
+    """Calls by job, told by what they wrote."""
+    return Counter(line.split()[0] for line in finished.read_text().splitlines()) if finished.exists() else Counter()
+
+
+def hooks(origin: Origin, mark: str) -> list[Request]:
+    """Callbacks that came for a mark in their URL."""
+    return [request for request in list(origin.requests) if f"mark={mark}&" in request.target]
+
+
+def test_finalize_job_gets_the_settled_job(service: Service, origin: Origin, finished: Path) -> None:
+    job_id = post(service, [origin.url("/bytes/10"), origin.url("/status/404")], job_type="told")
+    wait_for("finalize_job", lambda: lines(finished)[job_id], 30, describe=service.dump)
+    assert finished.read_text() == f"{job_id} partial 1 1\n"
+    again = post(service, [origin.url("/bytes/11")], job_type="told-twice")
+    wait_for("the second try", lambda: lines(finished)[again] == 2, 30, describe=service.dump)
+    service.end()
+    assert "not yet" in service.log_path.read_text()
+
+
+def test_a_callback_is_signed_and_repeated_until_it_is_taken(service: Service, origin: Origin) -> None:
+    job_id = post(service, [origin.url("/bytes/10")], callback=origin.url("/hook?mark=signed&fails=1&id=a"))
+    wait_for("the second try", lambda: len(hooks(origin, "signed")) == 2, 30, describe=service.dump)
+    first, second = hooks(origin, "signed")
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.body == second.body
+    told = json.loads(second.body)
+    assert told["type"] == "job.settled"
+    job = service.http.job(job_id)
+    assert told["data"] == job
+    assert told["timestamp"] == job["finished_at"]
+    assert "callback_url" not in job, "whoever may see the job may not see the receiver's secrets"
+    signed = f"{second.headers['webhook-id']}.{second.headers['webhook-timestamp']}.".encode() + second.body
+    expected = base64.b64encode(hmac.new(b"a key of twenty-four byt", signed, hashlib.sha256).digest()).decode()
+    assert second.headers["webhook-signature"] == f"v1,{expected}"
+    assert second.headers["host"] == origin.url("").removeprefix("http://")
+
+
+@contextmanager
+def redirecting(target: str) -> Iterator[str]:
+    """A receiver that sends every POST elsewhere; its URL."""
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(307)
+            self.send_header("location", target)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+def test_addresses_are_vetted_and_redirects_are_not_followed(service: Service, origin: Origin) -> None:
+    def said(job_id: str, what: str) -> bool:
+        return any(job_id in line and what in line for line in service.log_path.read_text().splitlines())
+
+    elsewhere = post(service, [origin.url("/bytes/10")], callback="http://10.0.0.1/hook?token=hush")
+    wait_for("the refused address in the log", lambda: said(elsewhere, "10.0.0.1 is private"), 30, describe=service.dump)
+    with redirecting(origin.url("/hook?mark=moved&fails=0")) as receiver:
+        moved = post(service, [origin.url("/bytes/10")], callback=receiver)
+        wait_for("the redirect in the log", lambda: said(moved, "the receiver answered 307"), 30, describe=service.dump)
+    post(service, [origin.url("/bytes/10")], callback=origin.url("/hook?mark=after&fails=0&id=b"))
+    wait_for("the one that may be called", lambda: hooks(origin, "after"), 30, describe=service.dump)
+    assert not hooks(origin, "moved")
+    assert "hush" not in service.log_path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_every_job_is_finished_although_workers_and_hub_are_killed(service: Service, origin: Origin, finished: Path) -> None:
+    jobs = []
+    for number in range(60):
+        callback = origin.url(f"/hook?mark=kill&fails=0&id=k{number}")
+        jobs.append(post(service, [origin.url(f"/bytes/{number}")], job_type="told", callback=callback))
+        if number % 20 == 10:
+            service.kill_one("worker")
+        if number == 35:
+            service.kill_one("hub")
+            service.wait_ready()
+    wait_for("every finalize_job", lambda: set(lines(finished)) >= set(jobs), 60, every=0.2, describe=service.dump)
+
+    def called() -> set[str]:
+        return {json.loads(request.body)["data"]["job_id"] for request in hooks(origin, "kill")}
+
+    wait_for("every callback", lambda: called() >= set(jobs), 60, every=0.2, describe=service.dump)
+    # At least once, and not for ever: what is done stays done over a restart.
+    service.end()
+    before = lines(finished)
+    service.start()
+    last = post(service, [origin.url("/bytes/99")], job_type="told")
+    wait_for("the last one", lambda: lines(finished)[last], 30, describe=service.dump)
+    assert lines(finished) == before + Counter({last: 1})
