@@ -100,6 +100,7 @@ class Options(TypedDict, total=False):
     dns_servers: Iterable[str]
     http2: bool
     robots: bool
+    robots_tags: Iterable[str]
     reuse: bool
     reuse_max_age: float | str
     memory_budget: int | str

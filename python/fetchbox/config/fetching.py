@@ -53,7 +53,9 @@ class Fetch(Section):
     http2: bool = True
     """Whether HTTP/2 is offered under TLS."""
     robots: bool = False
-    """Whether robots.txt is asked first."""
+    """Whether robots.txt and X-Robots-Tag are obeyed; what they forbid is filtered."""
+    robots_tags: Strings = ("noai", "noimageai", "noindex", "noimageindex")
+    """Directives of X-Robots-Tag that filter an answer, with `robots`."""
     reuse: bool = False
     """Whether an object that is still current is reused instead of fetched again."""
     reuse_max_age: DurationOrZero = 0.0

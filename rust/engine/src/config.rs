@@ -103,6 +103,8 @@ pub struct FetchConfig {
     pub http2: bool,
     /// Whether robots.txt is asked first.
     pub robots: bool,
+    /// Directives of X-Robots-Tag that filter an answer, with `robots`.
+    pub robots_tags: Vec<String>,
     /// Whether unchanged objects are reused.
     pub reuse: bool,
     /// Seconds an object may be reused without asking the origin.
@@ -132,6 +134,7 @@ impl Default for FetchConfig {
             dns_servers: Vec::new(),
             http2: true,
             robots: false,
+            robots_tags: ["noai", "noimageai", "noindex", "noimageindex"].map(str::to_owned).to_vec(),
             reuse: false,
             reuse_max_age: 0.0,
         }

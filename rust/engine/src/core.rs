@@ -24,6 +24,7 @@ use crate::outcome::{self, Learned};
 use crate::profile::{Profile, Profiles};
 use crate::proxy::Pools;
 use crate::retry::{Decision, Failed, Rules, decide};
+use crate::robots::Sites;
 use crate::schedule::{Entry, LONGEST_WAIT, Scheduler};
 use crate::store::Stores;
 use crate::sync::lock;
@@ -69,6 +70,8 @@ pub struct Core {
     pub proxies: Pools,
     /// Where bodies go.
     pub stores: Stores,
+    /// What sites say of crawlers.
+    pub robots: Sites,
     /// Idle connections.
     pub pool: Pool,
     /// Bytes of bodies.
@@ -208,6 +211,11 @@ impl Core {
         };
         let now = Instant::now();
         if wait.is_zero() { scheduler.push(entry, now) } else { scheduler.push_at(entry, now + wait) }
+    }
+
+    /// From now on a host is asked no more often than that.
+    pub fn slow_down(&self, host: &str, delay: Duration) {
+        lock(&self.scheduler).slow_down(host, delay, Instant::now());
     }
 
     /// Hands a task back that is due later than the engine waits.

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::net::pool::Pool;
 use crate::profile::Profiles;
 use crate::proxy::Pools;
+use crate::robots::Sites;
 use crate::schedule::Scheduler;
 use crate::store::Stores;
 use crate::store::remote::Cleanups;
@@ -87,6 +88,7 @@ impl Engine {
             profiles: Profiles::new(&config)?,
             proxies: Pools::new(&config.proxy_pools)?,
             stores: Stores::open(&config, store, &cleanups)?,
+            robots: Sites::default(),
             pool: Pool::new(config.concurrency.max(64)),
             memory: Memory::new(config.memory_budget),
             metrics: Metrics::new(),

@@ -5,5 +5,6 @@ pub mod body;
 pub mod pace;
 pub mod patience;
 pub mod request;
+pub mod robots;
 pub mod route;
 pub mod transfer;

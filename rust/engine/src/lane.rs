@@ -226,6 +226,9 @@ impl Core {
     }
 
     fn failed(&self, mut item: Box<Item>, learned: Learned, failure: Failure, busy: bool, handle: &AbortHandle) {
+        if failure.code == Code::DownloadRobotsDenied {
+            return self.filtered(item, learned, failure, busy);
+        }
         self.note(&mut item, &failure);
         match decide(self.facts_of(&item, &failure), item.profile.rules, fastrand::f64()) {
             Decision::Fail => self.fail(item, learned, failure, busy),
@@ -271,6 +274,14 @@ impl Core {
             http_status: u32::from(failure.http_status),
             at_ms: now_ms(),
         });
+    }
+
+    /// Ends a task that is left out on purpose.
+    fn filtered(&self, item: Box<Item>, learned: Learned, failure: Failure, busy: bool) {
+        let attempts = item.task.attempt + item.attempts.len() as u32 + 1;
+        let outcome = outcome::filtered(&item.task, learned, failure, attempts, now_ms());
+        let result = FinishedKind::Outcome(Box::new(outcome));
+        self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, busy);
     }
 
     fn fail(&self, item: Box<Item>, learned: Learned, mut failure: Failure, busy: bool) {

@@ -28,6 +28,7 @@ mod proxy;
 mod redirect;
 mod resume;
 mod retry;
+mod robots;
 mod schedule;
 mod store;
 mod sync;

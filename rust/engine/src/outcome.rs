@@ -89,6 +89,15 @@ pub fn failed(task: &DownloadTask, mut learned: Learned, failure: Failure, attem
     outcome
 }
 
+/// The outcome of a resource that is left out on purpose.
+pub fn filtered(task: &DownloadTask, learned: Learned, failure: Failure, attempts: u32, now_ms: u64) -> ResourceOutcome {
+    let mut outcome = failed(task, learned, failure, attempts, now_ms);
+    outcome.state = ResourceState::Filtered.into();
+    // Nobody tries it again.
+    outcome.task = None;
+    outcome
+}
+
 fn base(task: &DownloadTask, learned: &mut Learned, attempts: u32, now_ms: u64) -> ResourceOutcome {
     ResourceOutcome {
         resource_id: task.resource_id.clone(),

@@ -277,6 +277,16 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// The host wants so much time between two starts. It is forgotten with the host.
+    pub fn slow_down(&mut self, name: &str, delay: Duration, now: Instant) {
+        if let Some(&id) = self.names.get(name)
+            && let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut)
+        {
+            host.slow_down(delay, now);
+            self.replace(id, now);
+        }
+    }
+
     /// A started task ended. `pause` keeps the whole host from starting anything for so long.
     pub fn finish(&mut self, id: HostId, verdict: Verdict, pause: Option<Duration>, now: Instant) {
         self.give_slot_back(id, now);

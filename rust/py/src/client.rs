@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
 use fetchbox_hub::{
-    AcceptRequest, AppendRequest, Assignment, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest, PollRequest, Position,
-    Push, ReleaseRequest, ReserveRequest,
+    AcceptRequest, AppendRequest, Assignment, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest, PollRequest,
+    Position, Push, ReleaseRequest, ReserveRequest,
 };
 use fetchbox_model::stream::Topic;
 use pyo3::prelude::*;

@@ -14,6 +14,7 @@ use url::Url;
 use super::body;
 use super::patience::{Limits, Patience, Timer};
 use super::request::Headers;
+use super::robots;
 use super::route::is_proxy_failure;
 use super::transfer::{Kept, Transfer};
 use crate::core::{Core, Item};
@@ -26,6 +27,7 @@ use crate::proxy::Endpoint;
 use crate::redirect::{check_scheme, is_redirect, next_hop, same_origin};
 use crate::resume::{Answer, RangeRequest, judge, plan};
 use crate::retry::parse_retry_after;
+use crate::robots::{product, tagged};
 use crate::verify::Hint;
 
 /// What one attempt works with.
@@ -78,9 +80,14 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
     if range.is_none() && transfer.partial.received > 0 {
         transfer.restart();
     }
+    let host = item.host.clone();
     let mut visited = vec![url];
     loop {
         let Some(url) = visited.last() else { return Err(Failure::new(Code::SystemInternal, "no URL")) };
+        if attempt.profile.fetch.robots {
+            robots::check(&mut attempt, url, |delay| core.slow_down(&host, delay)).await?;
+            answered();
+        }
         let response = attempt.exchange(url, &headers, range.as_ref()).await?;
         answered();
         let status = response.head.status.as_u16();
@@ -121,6 +128,11 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
             return Err(failure);
         }
         check_framing(&response.head)?;
+        if let Some(directive) = unwanted(&response.head, &attempt.profile) {
+            let failure = Failure::new(Code::DownloadRobotsDenied, format!("X-Robots-Tag: {directive}")).status(status);
+            body::discard(&mut attempt, response).await;
+            return Err(failure);
+        }
         return body::receive(&mut attempt, item, transfer, response, false).await;
     }
 }
@@ -166,7 +178,7 @@ fn destination(core: &Core, item: &Item) -> Result<Transfer, Failure> {
 
 impl Attempt<'_> {
     /// Sends one request and waits for the head of its response, through one proxy endpoint after the other if there are any.
-    async fn exchange(&mut self, url: &Url, headers: &Headers, range: Option<&RangeRequest>) -> Result<Answered, Failure> {
+    pub async fn exchange(&mut self, url: &Url, headers: &Headers, range: Option<&RangeRequest>) -> Result<Answered, Failure> {
         if self.route.is_empty() {
             return self.exchange_by(url, headers, range, None).await;
         }
@@ -244,6 +256,15 @@ impl Attempt<'_> {
 /// A header as text, bytes that are no UTF-8 replaced; empty when missing.
 pub fn text(headers: &HeaderMap, name: header::HeaderName) -> String {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+}
+
+/// A directive of the answer that the job type filters on.
+fn unwanted(head: &Parts, profile: &Profile) -> Option<String> {
+    let fetch = &profile.fetch;
+    if !fetch.robots {
+        return None;
+    }
+    tagged(&head.headers, &fetch.robots_tags, product(&fetch.user_agent)).map(str::to_owned)
 }
 
 /// Whether the response's body is what was asked for.

@@ -34,6 +34,28 @@ async fn next_piece(attempt: &mut Attempt<'_>, response: &mut Answered) -> Resul
     .await
 }
 
+/// The first bytes of a body, up to `most`.
+pub async fn beginning(attempt: &mut Attempt<'_>, mut response: Answered, most: usize) -> Result<Vec<u8>, Failure> {
+    let mut read = Vec::new();
+    loop {
+        match next_piece(attempt, &mut response).await? {
+            Some(Ok(data)) => {
+                attempt.patience.progress(data.len() as u64);
+                read.extend_from_slice(&data);
+                if read.len() >= most {
+                    read.truncate(most);
+                    return Ok(read);
+                }
+            }
+            Some(Err(error)) => return Err(body_failure(&error)),
+            None => {
+                keep(attempt, response).await;
+                return Ok(read);
+            }
+        }
+    }
+}
+
 /// Reads a response's body into the store. A broken one is left in `item` when it can go on later.
 pub async fn receive(
     attempt: &mut Attempt<'_>,

@@ -79,6 +79,13 @@ impl Headers {
         Ok(Self::new(Arc::new(own)))
     }
 
+    /// The job type's headers as they may be sent to anybody.
+    pub fn without_credentials(profile: &Profile) -> Self {
+        let mut headers = Self::new(profile.plain.clone());
+        headers.cross();
+        headers
+    }
+
     fn new(own: Arc<HeaderMap>) -> Self {
         Self { has_range: own.contains_key(header::RANGE), own }
     }

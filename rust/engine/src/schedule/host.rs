@@ -48,6 +48,8 @@ pub(super) struct Host<T> {
     pub(super) queued: usize,
     concurrency: usize,
     interval: Duration,
+    /// The host's own wish.
+    delay: Duration,
     /// Earliest next start, by rate or by the host's own wish.
     next_at: Option<Instant>,
     urgent: BTreeMap<(u64, u64), Entry<T>>,
@@ -71,6 +73,7 @@ impl<T> Host<T> {
             queued: 0,
             concurrency: 1,
             interval: Duration::ZERO,
+            delay: Duration::ZERO,
             next_at: None,
             urgent: BTreeMap::new(),
             jobs: HashMap::new(),
@@ -132,12 +135,21 @@ impl<T> Host<T> {
     pub(super) fn start(&mut self, now: Instant) -> Option<Entry<T>> {
         let entry = self.pop()?;
         self.running += 1;
-        if self.interval > Duration::ZERO {
+        let interval = self.interval.max(self.delay);
+        if interval > Duration::ZERO {
             let due = self.next_at.unwrap_or(now).max(now.checked_sub(SLACK).unwrap_or(now));
-            self.next_at = Some(due + self.interval);
+            self.next_at = Some(due + interval);
         }
         self.last_turn = 0;
         Some(entry)
+    }
+
+    /// From now on two starts are at least that far apart, whatever the limits of its tasks.
+    pub(super) fn slow_down(&mut self, delay: Duration, now: Instant) {
+        if self.delay != delay {
+            self.delay = delay;
+            self.next_at = self.next_at.max(Some(now + delay));
+        }
     }
 
     /// Returns whether the ended task had a slot of the suspects' share.

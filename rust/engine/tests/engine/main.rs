@@ -12,6 +12,7 @@ mod origins;
 mod proxies;
 mod registry;
 mod remote;
+mod robots;
 mod scheduling;
 mod support;
 mod tls;
