@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::fetch::transfer::{Memory, Transfer};
 use crate::flight::Flight;
 use crate::metrics::Metrics;
+use crate::neighbour;
 use crate::net::pool::Pool;
 use crate::outcome::{self, Learned};
 use crate::profile::{Profile, Profiles};
@@ -116,14 +117,14 @@ impl Core {
     /// Queues tasks and starts what can be started.
     pub fn submit(self: &Arc<Self>, submissions: Vec<Submission>) {
         let mut last: Option<(Arc<str>, Arc<str>)> = None;
-        let mut items = Vec::with_capacity(submissions.len());
+        let mut items: Vec<Box<Item>> = Vec::with_capacity(submissions.len());
         let now = Instant::now();
         for Submission { task, token } in submissions {
             if self.closing.load(Ordering::Acquire) {
                 self.done.push(Finished { token, task, attempts: Vec::new(), result: FinishedKind::Dropped }, true);
                 continue;
             }
-            let url = match Url::parse(&task.url) {
+            let url = match neighbour::parse(&task.url, items.last().map(|item| &item.url)) {
                 Ok(url) => url,
                 Err(error) => {
                     let message = match error {

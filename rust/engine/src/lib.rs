@@ -21,6 +21,7 @@ mod fetch;
 mod flight;
 mod lane;
 mod metrics;
+mod neighbour;
 mod net;
 mod outcome;
 mod profile;

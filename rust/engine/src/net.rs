@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod link;
+pub mod plain;
 pub mod pool;
 pub mod resolve;
 pub mod socket;

@@ -219,6 +219,13 @@ fn is_path(byte: u8) -> bool {
 
 fn push_percent(out: &mut String, bytes: &[u8], plain: fn(u8) -> bool) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.reserve(bytes.len());
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && bytes.iter().all(|byte| plain(*byte))
+    {
+        out.push_str(text);
+        return;
+    }
     for &byte in bytes {
         if plain(byte) {
             out.push(char::from(byte));

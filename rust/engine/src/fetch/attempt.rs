@@ -7,7 +7,6 @@ use fetchbox_model::failure::Code;
 use fetchbox_model::key::ObjectKey;
 use http::header::{self, HeaderMap};
 use http::response::Parts;
-use hyper::body::Incoming;
 use tokio::time::Instant as TokioInstant;
 use url::Url;
 
@@ -19,7 +18,7 @@ use super::route::is_proxy_failure;
 use super::transfer::{Kept, Transfer};
 use crate::core::{Core, Item};
 use crate::failure::{Failure, chain, find, is_exhaustion};
-use crate::net::link::{Link, MAX_FIELDS, MAX_HEAD_BYTES};
+use crate::net::link::{Link, MAX_FIELDS, MAX_HEAD_BYTES, Reply};
 use crate::net::socket::EndlessHead;
 use crate::outcome::Learned;
 use crate::profile::{Profile, seconds};
@@ -55,7 +54,7 @@ pub struct Answered {
     /// Status and headers.
     pub head: Parts,
     /// The body.
-    pub body: Incoming,
+    pub body: Reply,
 }
 
 /// Makes one attempt. `answered` is called when the task's own host has answered for the first time.
@@ -229,11 +228,11 @@ impl Attempt<'_> {
                 }
                 return Err(head_failure(&error));
             }
-            let request = headers.request(url, http2, range)?;
+            let text = || if range.is_none() { headers.text(url) } else { None };
             let sent = Instant::now();
-            let result = self.patience.wait(link.send(request)).await;
+            let result = self.patience.wait(link.exchange(text, || headers.request(url, http2, range))).await;
             self.learned.times.first_byte += sent.elapsed();
-            match result? {
+            match result?? {
                 Ok(response) => {
                     self.patience.progress(0);
                     if http2
@@ -255,7 +254,11 @@ impl Attempt<'_> {
 
 /// A header as text, bytes that are no UTF-8 replaced; empty when missing.
 pub fn text(headers: &HeaderMap, name: header::HeaderName) -> String {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+    let Some(value) = headers.get(name) else { return String::new() };
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+    }
 }
 
 /// A directive of the answer that the job type filters on.

@@ -14,7 +14,7 @@ use super::attempt::{Answered, Attempt, text};
 use super::transfer::{Kept, Transfer};
 use crate::core::Item;
 use crate::failure::{Failure, chain, find};
-use crate::net::link::Link;
+use crate::net::link::{Broken, Link};
 use crate::resume::{Partial, plan};
 use crate::store::remote::ObjectFacts;
 
@@ -26,7 +26,7 @@ const DISCARD_TIME: Duration = Duration::from_millis(500);
 const MAX_METADATA_VALUE: usize = 512;
 const MAX_METADATA: usize = 1800;
 
-async fn next_piece(attempt: &mut Attempt<'_>, response: &mut Answered) -> Result<Option<Result<Bytes, hyper::Error>>, Failure> {
+async fn next_piece(attempt: &mut Attempt<'_>, response: &mut Answered) -> Result<Option<Result<Bytes, Broken>>, Failure> {
     poll_fn(|cx| match response.link.poll_data(&mut response.body, cx) {
         Poll::Ready(piece) => Poll::Ready(Ok(piece)),
         Poll::Pending => attempt.patience.poll(cx).map(Err),
@@ -154,15 +154,7 @@ async fn finish(
 
 /// Gives a connection back that has nothing more to read.
 async fn keep(attempt: &Attempt<'_>, mut response: Answered) {
-    // One look is enough: what is not ready now is not worth waiting for.
-    let ready = match &mut response.link {
-        Link::H1(_) => {
-            let mut ready = std::pin::pin!(response.link.ready());
-            poll_fn(|cx| Poll::Ready(!matches!(std::future::Future::poll(ready.as_mut(), cx), Poll::Ready(Err(_))))).await
-        }
-        Link::H2(_) => false,
-    };
-    if ready {
+    if response.link.rests().await {
         attempt.core.pool.put(&response.origin, response.link, Instant::now());
     }
 }
@@ -249,7 +241,8 @@ fn clean_metadata(metadata: BTreeMap<String, String>) -> Vec<(String, String)> {
 }
 
 /// The failure of a body that broke off.
-pub fn body_failure(error: &hyper::Error) -> Failure {
+pub fn body_failure(broken: &Broken) -> Failure {
+    let error = broken.error();
     let message = chain(error);
     let code = match find::<io::Error>(error).map(io::Error::kind) {
         Some(io::ErrorKind::UnexpectedEof) => Code::DownloadTruncated,
@@ -257,7 +250,7 @@ pub fn body_failure(error: &hyper::Error) -> Failure {
             Code::DownloadBadFraming
         }
         Some(_) => Code::DownloadReset,
-        None if error.is_incomplete_message() => Code::DownloadTruncated,
+        None if find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message) => Code::DownloadTruncated,
         // A stream that ends before its length, in HTTP/2's words.
         None if find::<h2::Error>(error).and_then(h2::Error::reason) == Some(h2::Reason::PROTOCOL_ERROR) => Code::DownloadTruncated,
         None => Code::DownloadReset,

@@ -38,6 +38,14 @@ const FORBIDDEN: [&str; 14] = [
 /// Characters that `http` refuses in a path or query although URLs hold them.
 const UNSENT: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}').add(b'|').add(b'\\').add(b'^');
 
+/// Longest path and query that are sent without a closer look.
+const MAX_PLAIN_TARGET: usize = 8 << 10;
+
+/// Characters that stand for themselves in a path and query, whoever reads them.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~/%?=&+:@!$'()*,;".contains(&byte)
+}
+
 /// Adds a job type's headers to a task's own, which win, and what every request has.
 pub fn complete(own: &mut HeaderMap, job_type: &[(HeaderName, HeaderValue)], auth: Option<&HeaderValue>) {
     for (name, value) in job_type {
@@ -94,6 +102,24 @@ impl Headers {
     pub fn cross(&mut self) {
         let kept = self.own.iter().filter(|(name, _)| survives_crossing(name.as_str()) || *name == header::ACCEPT_ENCODING);
         self.own = Arc::new(kept.map(|(name, value)| (name.clone(), value.clone())).collect());
+    }
+
+    /// A request for `url` as HTTP/1.1 sends it; `None` when something in it needs a closer look. Byte for byte what hyper makes of [`Headers::request`].
+    pub fn text(&self, url: &Url) -> Option<Vec<u8>> {
+        let target = &url[Position::BeforePath..Position::AfterQuery];
+        let plain = target.starts_with('/') && target.len() <= MAX_PLAIN_TARGET && target.bytes().all(is_plain);
+        if !plain || self.own.contains_key(header::HOST) {
+            return None;
+        }
+        let authority = &url[Position::BeforeHost..Position::BeforePath];
+        let mut text = Vec::with_capacity(target.len() + authority.len() + 256);
+        let mut line = |parts: [&[u8]; 4]| parts.iter().for_each(|part| text.extend_from_slice(part));
+        line([b"GET ", target.as_bytes(), b" HTTP/1.1", b"\r\n"]);
+        for (name, value) in &*self.own {
+            line([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+        line([b"host: ", authority.as_bytes(), b"\r\n", b"\r\n"]);
+        Some(text)
     }
 
     /// A request for `url`.

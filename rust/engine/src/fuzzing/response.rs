@@ -53,13 +53,13 @@ fn connected(data: &[u8]) -> Option<(Socket, UnixStream)> {
 
 async fn exchange(data: &[u8]) {
     let Some((socket, mut peer)) = connected(data) else { return };
-    let Ok(mut link) = Link::http1(socket).await else { return };
+    let mut link = Link::http1(socket);
     let Ok(url) = Url::parse("http://origin.example/x") else { return };
     let Ok(headers) = Headers::of(&DownloadTask::default(), profile()) else { return };
-    let Ok(request) = headers.request(&url, false, None) else { return };
-    let response = match link.send(request).await {
-        Ok(response) => response,
-        Err(error) => {
+    let response = match link.exchange(|| headers.text(&url), || headers.request(&url, false, None)).await {
+        Ok(Ok(response)) => response,
+        Err(failure) => unreachable!("{failure:?}"),
+        Ok(Err(error)) => {
             let code = head_failure(&error).code;
             assert!(matches!(code, Code::DownloadBadResponse | Code::DownloadBadFraming | Code::DownloadReset), "{code}");
             return;

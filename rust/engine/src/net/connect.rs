@@ -115,8 +115,11 @@ pub async fn http(socket: Socket, tls: Option<Tls<'_>>, since: Instant) -> Resul
         None => (socket, false),
     };
     let secured = Instant::now();
-    let link = if http2 { Link::http2(socket).await } else { Link::http1(socket).await };
-    let link = link.map_err(|error| Failure::new(Code::DownloadBadResponse, chain(&error)))?;
+    let link = if http2 {
+        Link::http2(socket).await.map_err(|error| Failure::new(Code::DownloadBadResponse, chain(&error)))?
+    } else {
+        Link::http1(socket)
+    };
     Ok(Dialed { link, connect: connected - since, tls: if tls.is_some() { secured - connected } else { Duration::ZERO } })
 }
 
