@@ -13,30 +13,10 @@ use crate::error::HubError;
 use crate::frame::{AcceptReply, AcceptRequest, JobFacts, RateLimit};
 use crate::job::{Counts, JobId, JobRecord, TaskSpan, id_text, parse_id};
 use crate::keys;
+use crate::manifests::Blob;
 use crate::reserve::{OWN_KEY, Reserved, check_body};
 use crate::stage::Touched;
 use crate::writer::Writer;
-
-/// A manifest on its way to the local store.
-#[derive(Clone, PartialEq, Message)]
-#[allow(missing_docs)]
-pub struct ManifestBlob {
-    #[prost(string, tag = "1")]
-    pub job_id: String,
-    #[prost(string, tag = "2")]
-    pub job_type: String,
-    /// An lz4 block with its length before it.
-    #[prost(bytes = "vec", tag = "3")]
-    pub packed: Vec<u8>,
-}
-
-impl ManifestBlob {
-    /// The manifest itself.
-    pub fn body(&self) -> Result<Vec<u8>, HubError> {
-        lz4_flex::block::decompress_size_prepended(&self.packed)
-            .map_err(|error| HubError::Fatal(format!("the manifest of job {} is damaged: {error}", self.job_id)))
-    }
-}
 
 impl Writer {
     /// Accepts a job, or answers with the one that an earlier post made.
@@ -150,16 +130,13 @@ impl Writer {
             (partition, self.publish(Topic::Logs, partition, count, log))
         };
         if let Some(body) = manifest {
-            let packed = lz4_flex::block::compress_prepend_size(&body);
-            let blob = ManifestBlob { job_id: record.facts.job_id.clone(), job_type: record.facts.job_type.clone(), packed };
-            self.stage.put(Space::Manifests, self.manifest_next.to_be_bytes().to_vec(), blob.encode_to_vec());
-            self.manifest_next += 1;
+            let (job_id, job_type) = (record.facts.job_id.clone(), record.facts.job_type.clone());
+            record.manifest_blob = self.stage.add_manifest(&mut self.manifest_next, Blob { job_id, job_type, body });
             self.new_manifest = true;
-            record.manifest_blob = self.manifest_next;
         }
         self.publish_status(Topic::Status, &record.status(now_ms));
         let empty = counts.total == 0;
-        self.stage.jobs.insert(id, Touched { record, changed: true, listed: None, outcomes: Vec::new(), digests: None });
+        self.stage.jobs.insert(id, Touched { record: Box::new(record), changed: true, listed: None, outcomes: Vec::new(), digests: None });
         if empty {
             self.settle(&id);
         }

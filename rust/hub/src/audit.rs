@@ -1,5 +1,7 @@
 //! `ledger check`: walks jobs, listings and sums a piece at a time, each in a state of the database that stands still.
 
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use crate::db::{Space, View};
 use crate::error::HubError;
 use crate::job::{JobId, JobRecord, parse_id};
 use crate::keys::{self, Listing};
+use crate::listing::{self, Place};
 use crate::outcome;
 use crate::reserve::Reserved;
 use crate::shelf::Shelf;
@@ -21,6 +24,8 @@ use crate::sweep::{self, Candidate};
 /// A piece ends after so many jobs or index entries, or after this time.
 const JOBS: usize = 500;
 const ENTRIES: usize = 20_000;
+/// Parts of lists that are remembered.
+const SLOTS: usize = 64;
 const TIME: Duration = Duration::from_secs(2);
 /// Unsettled jobs whose tasks are looked for at the end.
 const UNSETTLED: usize = 20_000;
@@ -58,7 +63,7 @@ pub fn check(core: &Core, order: &Order) -> Result<Piece, HubError> {
         Some(shelf) => Some(shelf.as_ref()),
         None => return Err(HubError::refused("STORAGE_UNAVAILABLE", "this hub knows of no store to check against")),
     };
-    let work = Work { core, view: core.db.view(), shelf, deep: order.deep };
+    let work = Work { core, view: core.db.view(), shelf, deep: order.deep, slots: RefCell::default() };
     let mut piece = Piece::default();
     if let Some(text) = &order.job_id {
         let missing = || HubError::not_found("the job").about(text);
@@ -84,6 +89,8 @@ struct Work<'a> {
     view: View<'a>,
     shelf: Option<&'a dyn Shelf>,
     deep: bool,
+    /// Parts of lists that were read.
+    slots: RefCell<HashMap<(Listing, u64), BTreeSet<Place>>>,
 }
 
 impl Work<'_> {
@@ -138,8 +145,7 @@ impl Work<'_> {
 
     fn listings(&self, id: &JobId, record: &JobRecord, piece: &mut Piece) -> Result<(), HubError> {
         for listing in keys::fixed_listings(record).into_iter().chain([keys::state_listing(record)]) {
-            let key = listing.key(record.facts.created_ms, id);
-            if self.view.get(Space::Index, &key).map_err(read_failed)?.is_none() {
+            if !self.is_listed(&listing, (record.facts.created_ms, *id))? {
                 piece.findings.push(Finding::of("not_listed", id, format!("the job is not in the list {listing:?}")));
             }
         }
@@ -151,6 +157,28 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a list holds a job. Jobs are looked at in the order of their ids, which is nearly that of creation, so what was read serves many.
+    fn is_listed(&self, listing: &Listing, place: Place) -> Result<bool, HubError> {
+        let slot = if *listing == Listing::Active { 0 } else { listing::slot(place.0) };
+        let key = (listing.clone(), slot);
+        if let Some(places) = self.slots.borrow().get(&key) {
+            return Ok(places.contains(&place));
+        }
+        let places: BTreeSet<Place> = match listing {
+            Listing::Active => listing::active(&self.view),
+            _ => listing::of_slot(&self.view, &listing.prefix(), slot)
+                .map(|packs| packs.into_iter().flat_map(|(_, places)| places).collect()),
+        }
+        .map_err(read_failed)?;
+        let found = places.contains(&place);
+        let mut slots = self.slots.borrow_mut();
+        if slots.len() >= SLOTS {
+            slots.retain(|(listing, _), _| *listing == Listing::Active);
+        }
+        slots.insert(key, places);
+        Ok(found)
     }
 
     fn objects<'o>(
@@ -199,14 +227,29 @@ impl Work<'_> {
     }
 
     fn index(&self, from: Vec<u8>, piece: &mut Piece) -> Result<(), HubError> {
-        for (at, item) in self.view.range(Space::Index, &from, &[0xff; 2]).enumerate() {
+        let mut looked = 0;
+        for item in self.view.range(Space::Index, &from, &[0xff; 2]) {
             let (key, value) = item.map_err(read_failed)?;
-            if at == ENTRIES {
+            if looked >= ENTRIES {
                 piece.next_cursor = Some(format!("i{}", hex(&key)));
                 return Ok(());
             }
+            looked += 1;
             match key.first() {
-                Some(b'a' | b's' | b't' | b'y' | b'w') => self.listed(&key, piece)?,
+                Some(b'a') => match keys::parse_listed(&key) {
+                    Some(place) => self.listed(&key, place, piece)?,
+                    None => piece.findings.push(wrong_key(&key)),
+                },
+                Some(b's' | b't' | b'y' | b'w') => {
+                    let Some(places) = listing::unpack(&key, &value) else {
+                        piece.findings.push(wrong_key(&key));
+                        continue;
+                    };
+                    looked += places.len();
+                    for place in places {
+                        self.listed(&key, place, piece)?;
+                    }
+                }
                 Some(b'r') => self.reserved(value, piece)?,
                 _ => {}
             }
@@ -215,11 +258,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn listed(&self, key: &Bytes, piece: &mut Piece) -> Result<(), HubError> {
-        let Some((created_ms, id)) = keys::parse_listed(key) else {
-            piece.findings.push(Finding::global("listed_wrongly", format!("{} is the key of no list", hex(key))));
-            return Ok(());
-        };
+    fn listed(&self, key: &Bytes, (created_ms, id): Place, piece: &mut Piece) -> Result<(), HubError> {
         let raw = self.view.get(Space::Jobs, &id).map_err(read_failed)?;
         let Some(record) = raw.map(JobRecord::decode) else {
             piece.findings.push(Finding::of("listed_wrongly", &id, "the job is in a list and not in the ledger".to_owned()));
@@ -227,8 +266,12 @@ impl Work<'_> {
         };
         // A damaged record has been found with its job.
         let Ok(record) = record else { return Ok(()) };
-        let belongs = |listing: Listing| listing.key(created_ms, &id) == *key && created_ms == record.facts.created_ms;
-        if !keys::fixed_listings(&record).into_iter().chain([keys::state_listing(&record)]).any(belongs) {
+        let belongs = |listing: Listing| match listing {
+            Listing::Active => *key == keys::active(created_ms, &id),
+            _ => key.len() == listing.prefix().len() + 16 && key.starts_with(&listing.prefix()),
+        };
+        let is = keys::fixed_listings(&record).into_iter().chain([keys::state_listing(&record)]).any(belongs);
+        if !is || created_ms != record.facts.created_ms {
             piece.findings.push(Finding::of("listed_wrongly", &id, "the job is in a list that it does not belong to".to_owned()));
         }
         Ok(())
@@ -248,14 +291,12 @@ impl Work<'_> {
 
     /// The sum of what is pending, and whether everything pending is carried by a message.
     fn sums(&self, piece: &mut Piece) -> Result<(), HubError> {
-        let (from, to) = (Listing::Active.prefix(), [b'a' + 1]);
         let (mut pending, mut candidates) = (0u64, Vec::new());
-        for item in self.view.range(Space::Index, &from, &to) {
-            let Some((_, id)) = keys::parse_listed(&item.map_err(read_failed)?.0) else { continue };
+        for (_, id) in listing::active(&self.view).map_err(read_failed)? {
             let Some(raw) = self.view.get(Space::Jobs, &id).map_err(read_failed)? else { continue };
             let Ok(record) = JobRecord::decode(raw) else { continue };
             pending += record.counts.pending();
-            if candidates.len() < UNSETTLED && !record.spans.is_empty() {
+            if record.finished_ms == 0 && candidates.len() < UNSETTLED && !record.spans.is_empty() {
                 candidates.push(Candidate { id, record });
             }
         }
@@ -273,6 +314,10 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+fn wrong_key(key: &[u8]) -> Finding {
+    Finding::global("listed_wrongly", format!("{} is the key of no list", hex(key)))
 }
 
 fn store_failed(error: String) -> HubError {

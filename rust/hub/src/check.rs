@@ -11,7 +11,8 @@ use crate::core::read_failed;
 use crate::db::{DbError, Space};
 use crate::error::HubError;
 use crate::job::{Counts, JobId, JobRecord, id_text};
-use crate::keys;
+use crate::keys::{self, Listing};
+use crate::listing;
 use crate::outcome;
 use crate::writer::Writer;
 
@@ -227,13 +228,24 @@ impl Writer {
 
     /// Puts a job where it has to be listed; whether it was not.
     fn list_again(&mut self, id: &JobId, record: &JobRecord) -> Result<bool, HubError> {
-        let mut missing = false;
+        let core = std::sync::Arc::clone(&self.core);
+        let (view, place, mut missing) = (core.db.view(), (record.facts.created_ms, *id), false);
         // Where its state lists it the commit sees to, when it changed.
         for listing in keys::fixed_listings(record).into_iter().chain([keys::state_listing(record)]) {
-            let key = listing.key(record.facts.created_ms, id);
-            if self.get(Space::Index, &key)?.is_none() {
-                self.stage.put(Space::Index, key, Bytes::new());
-                missing = true;
+            let found = match listing {
+                Listing::Active => listing::active(&view).map(|active| active.contains(&place)),
+                _ => listing::holds(&view, &listing.prefix(), &place),
+            };
+            if found.map_err(read_failed)? {
+                continue;
+            }
+            missing = true;
+            match listing {
+                Listing::Active => {
+                    self.recent.disown(id);
+                    self.stage.put(Space::Index, keys::active(place.0, id), Bytes::new());
+                }
+                listing => self.stage.enlist(listing, place),
             }
         }
         Ok(missing)

@@ -18,6 +18,7 @@ use crate::group::Group;
 use crate::job::JobId;
 use crate::keep::Keep;
 use crate::metrics::Metrics;
+use crate::tail::Tail;
 use crate::writer::Command;
 
 /// What is said when hardly any more files can be opened.
@@ -59,6 +60,10 @@ pub struct Core {
     pub task_partitions: u32,
     /// Next offset of each partition, as far as durable.
     pub next: Offsets,
+    /// The newest records of `jobs.tasks`.
+    pub tail: Tail,
+    /// Jobs with something pending and nothing settled, as far as remembered: workers ask of every job, and of most just after it came.
+    pub untouched: Mutex<HashSet<JobId>>,
     /// First offset that each partition still holds.
     pub start: Offsets,
     /// Committed offsets by topic, group and partition.

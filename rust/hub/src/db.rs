@@ -54,10 +54,10 @@ impl Space {
     const ALL: [(Space, &str, u64); 6] = [
         (Space::Meta, "meta", 4 * MIB),
         (Space::Log, "log", 16 * MIB),
-        (Space::Jobs, "jobs", 8 * MIB),
+        (Space::Jobs, "jobs", 16 * MIB),
         (Space::Outcomes, "outcomes", 8 * MIB),
         (Space::Index, "index", 8 * MIB),
-        (Space::Manifests, "manifests", 8 * MIB),
+        (Space::Manifests, "manifests", 4 * MIB),
     ];
 
     /// All of them.

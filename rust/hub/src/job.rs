@@ -137,12 +137,15 @@ pub struct JobRecord {
     /// Key of the reservation, to delete both together.
     #[prost(bytes = "bytes", tag = "13")]
     pub reservation: Bytes,
-    /// Sequence of the manifest's blob plus one; 0 for none.
+    /// Sequence of the pack with the manifest plus one; 0 for none.
     #[prost(uint64, tag = "14")]
     pub manifest_blob: u64,
     /// Failed resources whose dead letters were purged.
     #[prost(uint64, tag = "15")]
     pub purged: u64,
+    /// The first outcome of a job of one resource, unless it failed: a pack of its own would cost more than the rest of the job.
+    #[prost(bytes = "bytes", tag = "16")]
+    pub outcome: Bytes,
 }
 
 /// What an outcome does to a job.

@@ -24,7 +24,7 @@ use crate::retry_mover::Mover;
 use crate::sweep::Swept;
 use crate::upkeep_tests::{Bed, JOB, batch, retry, stored};
 use crate::writer::Command;
-use crate::{keep, ledger, outcome};
+use crate::{keep, ledger, listing, outcome};
 
 const QUIET_MS: u64 = 900_000;
 const OTHER: &str = "0190b6d4-0000-7000-8000-000000000002";
@@ -404,9 +404,11 @@ fn listings_and_reservations_are_checked_both_ways() {
     let id = parse_id(JOB).unwrap();
     let created = crate::upkeep_tests::START_MS;
     let mut batch = Batch::default();
-    batch.delete(Space::Index, Listing::JobType("..".into()).key(created, &id));
-    batch.put(Space::Index, Listing::Active.key(created, &id), "");
-    batch.put(Space::Index, Listing::Tenant("x".into()).key(created, &parse_id(OTHER).unwrap()), "");
+    let of_type = listing::of_slot(&bed.core().db.view(), &Listing::JobType("..".into()).prefix(), listing::slot(created)).unwrap();
+    batch.delete(Space::Index, of_type[0].0.clone());
+    batch.put(Space::Index, keys::active(created, &id), "");
+    let foreign = listing::key(&Listing::Tenant("x".into()).prefix(), listing::slot(created), 1);
+    batch.put(Space::Index, foreign, listing::pack(&[(created, parse_id(OTHER).unwrap())]));
     batch.delete(Space::Index, keys::reservation("", "..", "k"));
     bed.core().db.commit(batch).unwrap();
     let expected = [("not_listed", None), ("reservation_missing", None), ("listed_wrongly", None), ("listed_wrongly", None)];

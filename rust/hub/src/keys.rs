@@ -96,10 +96,10 @@ pub fn intent(id: &JobId) -> Bytes {
     key.freeze()
 }
 
-/// One order of jobs by time of creation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One order of jobs by time of creation; [`crate::listing`] says how it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listing {
-    /// Jobs with something pending.
+    /// Jobs with something pending. Not packed as the others are.
     Active,
     /// Settled jobs of that state.
     Settled(JobState),
@@ -132,17 +132,26 @@ impl Listing {
         }
         key
     }
-
-    /// The key of a job in this listing.
-    pub fn key(&self, created_ms: u64, id: &JobId) -> Bytes {
-        let mut key = self.prefix();
-        key.put_u64(created_ms);
-        key.put_slice(id);
-        key.freeze()
-    }
 }
 
-/// Time of creation and id at the end of a listing's key.
+/// The key of a job that has been active for a while.
+pub fn active(created_ms: u64, id: &JobId) -> Bytes {
+    let mut key = BytesMut::with_capacity(25);
+    key.put_u8(b'a');
+    key.put_u64(created_ms);
+    key.put_slice(id);
+    key.freeze()
+}
+
+/// The key of the jobs that a commit made active.
+pub fn recent(sequence: u64) -> Bytes {
+    let mut key = BytesMut::with_capacity(9);
+    key.put_u8(b'n');
+    key.put_u64(sequence);
+    key.freeze()
+}
+
+/// Time of creation and id at the end of a key.
 pub fn parse_listed(key: &[u8]) -> Option<(u64, JobId)> {
     let tail = key.get(key.len().checked_sub(24)?..)?;
     Some((u64::from_be_bytes(tail[..8].try_into().ok()?), tail[8..].try_into().ok()?))
@@ -176,9 +185,9 @@ mod tests {
     fn listings_are_ordered_by_time_and_do_not_run_into_each_other() {
         let a = Listing::Tenant("a".into());
         let ab = Listing::Tenant("ab".into());
-        assert!(a.key(1, &[9; 16]) < a.key(2, &[0; 16]));
-        assert!(!ab.key(0, &[0; 16]).starts_with(&a.prefix()));
-        assert_eq!(parse_listed(&ab.key(7, &[3; 16])), Some((7, [3; 16])));
+        assert!(active(1, &[9; 16]) < active(2, &[0; 16]));
+        assert!(!ab.prefix().starts_with(&a.prefix()));
+        assert_eq!(parse_listed(&active(7, &[3; 16])), Some((7, [3; 16])));
         assert_eq!(parse_listed(b"short"), None);
     }
 

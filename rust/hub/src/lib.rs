@@ -26,6 +26,7 @@ mod keep_tests;
 mod keys;
 mod ledger;
 mod limit;
+mod listing;
 mod log;
 mod manifests;
 mod metrics;
@@ -51,6 +52,7 @@ mod shelf;
 mod stage;
 mod streams;
 mod sweep;
+mod tail;
 mod upkeep;
 #[cfg(test)]
 mod upkeep_tests;

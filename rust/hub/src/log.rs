@@ -6,6 +6,7 @@ use crate::core::Core;
 use crate::db::{DbError, Space};
 use crate::frame::{PolledBatch, Position};
 use crate::record::{self, Part, Record};
+use crate::tail::Fresh;
 
 /// Records of a partition that hold something in `from..to`, with their base offsets, one after another.
 pub struct Records<'a> {
@@ -60,8 +61,48 @@ fn within(base: u64, record: Record, from: u64, to: u64) -> Vec<(u64, Part)> {
     batches
 }
 
+/// Where a poll reads.
+enum Source<'a> {
+    Kept(std::vec::IntoIter<Fresh>),
+    Log(Records<'a>),
+}
+
+impl Source<'_> {
+    fn next(&mut self, topic: Topic, partition: u32) -> Result<Option<(u64, Record)>, DbError> {
+        match self {
+            Source::Kept(kept) => {
+                kept.next().map(|fresh| Ok((fresh.base, record::decode(topic.name(), partition, fresh.base, &fresh.value)?))).transpose()
+            }
+            Source::Log(records) => records.next().transpose(),
+        }
+    }
+}
+
+/// What [`poll`] would answer, if all of it is in memory.
+pub fn poll_kept(
+    core: &Core,
+    topic: Topic,
+    positions: &[Position],
+    max_messages: u32,
+    max_bytes: u32,
+) -> Result<Option<Vec<PolledBatch>>, DbError> {
+    take(core, topic, positions, max_messages, max_bytes, false)
+}
+
 /// Batches from the given positions: in order per partition, one record of each in turn, until a limit is reached (the first batch always fits).
 pub fn poll(core: &Core, topic: Topic, positions: &[Position], max_messages: u32, max_bytes: u32) -> Result<Vec<PolledBatch>, DbError> {
+    Ok(take(core, topic, positions, max_messages, max_bytes, true)?.unwrap_or_default())
+}
+
+/// `None` when the database would have to be read and may not.
+fn take(
+    core: &Core,
+    topic: Topic,
+    positions: &[Position],
+    max_messages: u32,
+    max_bytes: u32,
+    may_read: bool,
+) -> Result<Option<Vec<PolledBatch>>, DbError> {
     let mut batches = Vec::new();
     let (mut messages, mut bytes) = (0u64, 0usize);
     let mut sources = Vec::new();
@@ -70,7 +111,12 @@ pub fn poll(core: &Core, topic: Topic, positions: &[Position], max_messages: u32
         // What was trimmed is skipped.
         let from = position.next_offset.max(core.start.get(topic, position.partition));
         if from < next {
-            sources.push((position.partition, from, next, None::<Records<'_>>, Vec::new().into_iter()));
+            let kept = if topic == Topic::Tasks { core.tail.from(position.partition, from, max_messages.into()) } else { None };
+            if kept.is_none() && !may_read {
+                return Ok(None);
+            }
+            let source = kept.map(|kept| Source::Kept(kept.into_iter()));
+            sources.push((position.partition, from, next, source, Vec::new().into_iter()));
         }
     }
     while !sources.is_empty() {
@@ -82,9 +128,9 @@ pub fn poll(core: &Core, topic: Topic, positions: &[Position], max_messages: u32
                 None => {
                     let source = match records_of {
                         Some(source) => source,
-                        None => records_of.insert(records(core, topic, *partition, *from, *next)?),
+                        None => records_of.insert(Source::Log(records(core, topic, *partition, *from, *next)?)),
                     };
-                    match source.next().transpose()? {
+                    match source.next(topic, *partition)? {
                         Some((base, record)) => {
                             *parts = within(base, record, *from, *next).into_iter();
                             continue;
@@ -101,10 +147,10 @@ pub fn poll(core: &Core, topic: Topic, positions: &[Position], max_messages: u32
             bytes += part.bytes.len();
             batches.push(PolledBatch { partition: *partition, base_offset, count: part.count, bytes: part.bytes });
             if messages >= u64::from(max_messages) || bytes >= max_bytes as usize {
-                return Ok(batches);
+                return Ok(Some(batches));
             }
             at += 1;
         }
     }
-    Ok(batches)
+    Ok(Some(batches))
 }

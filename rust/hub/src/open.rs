@@ -21,7 +21,8 @@ use crate::core::{Core, Offsets};
 use crate::db::{Batch, Db, DbError, Space, io, side_file};
 use crate::error::HubOpenError;
 use crate::keep::Keep;
-use crate::keys::{self, Listing};
+use crate::keys;
+use crate::listing::Recent;
 use crate::metrics::Metrics;
 use crate::record;
 use crate::shelf::Directory;
@@ -33,7 +34,7 @@ const COMMANDS: usize = 8192;
 /// Cancellations a slow connection may lag behind.
 const CANCELLATIONS: usize = 1024;
 /// The layout of this build; another one is not opened.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Partitions fit into two bytes of a key.
 const MAX_PARTITIONS: u32 = 1024;
 
@@ -79,7 +80,10 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         .and_then(|raw| serde_json::from_slice(&raw).ok())
         .ok_or_else(|| damaged("it does not say what format it has".into()))?;
     if format.format != FORMAT {
-        return Err(HubOpenError::Config(format!("the database has format {}, this build knows {FORMAT}", format.format)));
+        let (is, path) = (format.format, directory.display());
+        let what = format!("the database in {path} has format {is}, and this version of FetchBox works with format {FORMAT} only");
+        let advice = "let the version that made it finish and `fetchbox ledger export` it, then begin with a new directory";
+        return Err(HubOpenError::Config(format!("{what}: {advice}")));
     }
     let side = OpenOptions::new()
         .read(true)
@@ -109,11 +113,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
             committed.entry((topic, group)).or_default().insert(partition, keys::number(Some(&value)));
         }
     }
-    let (from, to) = (Listing::Active.prefix(), [b'a' + 1]);
-    let mut active = std::collections::BTreeSet::new();
-    for item in db.range(Space::Index, &from, &to) {
-        active.extend(keys::parse_listed(&item.map_err(failed)?.0));
-    }
+    let (recent, active) = Recent::open(&db).map_err(failed)?;
     let totals = parse_totals(db.get(Space::Meta, keys::TOTALS).map_err(failed)?);
     let outbox = parse_outbox_state(&db.get(Space::Meta, keys::OUTBOX).map_err(failed)?.unwrap_or_default());
     let head = keys::number(db.get(Space::Meta, keys::MANIFEST_HEAD).map_err(failed)?.as_deref());
@@ -131,6 +131,8 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         clock,
         task_partitions: format.partitions,
         next,
+        tail: Default::default(),
+        untouched: Mutex::default(),
         start,
         committed: RwLock::new(committed),
         groups: Mutex::new(HashMap::new()),
@@ -155,7 +157,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         _closed: closed,
     };
     *core.metrics.totals.lock() = totals;
-    Ok(Opened { core: Arc::new(core), start: Start { sequence, totals, manifest_next, outbox, side }, commands: queue, gone, lock })
+    Ok(Opened { core: Arc::new(core), start: Start { sequence, totals, manifest_next, outbox, recent, side }, commands: queue, gone, lock })
 }
 
 fn lock(directory: &Path) -> Result<File, HubOpenError> {
@@ -210,4 +212,24 @@ fn check_partition(db: &Db, topic: Topic, partition: u32, next: &Offsets, start:
         return Ok(());
     }
     Err(DbError(format!("{} partition {partition} ends at offset {end}, but {expected} were written", topic.name())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::Durability;
+
+    #[test]
+    fn a_database_of_another_format_is_refused_with_advice() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = Batch::default();
+        first.put(Space::Meta, keys::FORMAT, serde_json::to_vec(&Format { format: FORMAT - 1, partitions: 64 }).unwrap());
+        drop(Db::open(dir.path(), Durability::Sync, first).unwrap());
+        let config = HubConfig::new(dir.path().to_owned(), dir.path().join("socket"));
+        let error = open(config, Arc::new(SystemClock::default())).err().unwrap().to_string();
+        let said =
+            [&format!("has format {}", FORMAT - 1), &format!("format {FORMAT} only"), "ledger export"].map(|part| error.contains(part));
+        assert_eq!(said, [true; 3], "{error}");
+    }
 }

@@ -50,6 +50,13 @@ pub struct OutcomePart {
     pub sha256: Bytes,
 }
 
+/// The part of a `JobRecord` that may hold an outcome.
+#[derive(Clone, PartialEq, Message)]
+struct RecordPart {
+    #[prost(bytes = "bytes", tag = "16")]
+    outcome: Bytes,
+}
+
 impl OutcomePart {
     /// The state, `Unknown` for a number that is none.
     pub fn state(&self) -> ResourceState {
@@ -83,6 +90,11 @@ pub fn pack(outcomes: &[Bytes]) -> Option<Bytes> {
     packed.map(|batch| batch.bytes)
 }
 
+/// Whether an outcome may stand in its job's record: the dead letters look for those that failed in a pack.
+pub fn fits_record(total: u64, raw: &Bytes) -> bool {
+    total == 1 && OutcomePart::decode(raw.clone()).is_ok_and(|part| part.state() != ResourceState::Failed)
+}
+
 fn damaged(job: &JobId, error: impl std::fmt::Display) -> DbError {
     DbError(format!("the outcomes of job {} are damaged: {error}", id_text(job)))
 }
@@ -91,6 +103,12 @@ fn damaged(job: &JobId, error: impl std::fmt::Display) -> DbError {
 pub fn stored(view: &View<'_>, job: &JobId) -> Result<Vec<Bytes>, DbError> {
     let (from, to) = bounds(job);
     let mut all = Vec::new();
+    // A damaged record is found elsewhere.
+    if let Some(record) = view.get(Space::Jobs, job)?.and_then(|raw| RecordPart::decode(raw).ok())
+        && !record.outcome.is_empty()
+    {
+        all.push(record.outcome);
+    }
     for item in view.range(Space::Outcomes, &from, &to) {
         all.extend(batch::unpack(&item?.1).map_err(|error| damaged(job, error))?);
     }

@@ -8,12 +8,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::accept::ManifestBlob;
 use crate::clock::rfc3339;
 use crate::core::{Core, WORKERS, read_failed};
 use crate::db::{Space, View};
 use crate::error::HubError;
 use crate::job::{JobId, JobRecord, parse_id};
+use crate::manifests::Pack;
 use crate::{query_dlq, query_jobs, query_logs, query_resources, replay_order, streams};
 
 /// Which job, and whose.
@@ -150,8 +150,9 @@ fn manifest(core: &Core, one: &OneJob) -> Result<Value, HubError> {
         // Written to the store already.
         None => None,
         Some(raw) => {
-            let blob = ManifestBlob::decode(raw).map_err(|error| HubError::Fatal(format!("a manifest is damaged: {error}")))?;
-            Some(String::from_utf8_lossy(&blob.body()?).into_owned())
+            let pack = Pack::unpack(&raw)?;
+            let blob = pack.blobs.iter().find(|blob| blob.job_id == job.facts.job_id);
+            blob.map(|blob| String::from_utf8_lossy(&blob.body).into_owned())
         }
     };
     Ok(json!({"manifest_key": job.facts.manifest_key, "body": body}))

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use crate::core::{Core, read_failed};
 use crate::db::{Space, View};
 use crate::error::HubError;
-use crate::job::{JobId, JobRecord};
+use crate::job::JobRecord;
 use crate::keys::{self, Listing};
+use crate::listing::{self, Place};
 use crate::query::{job_json, parse_state};
 
 const DEFAULT_LIMIT: usize = 50;
@@ -34,8 +35,6 @@ pub struct Filter {
     pub limit: Option<usize>,
     pub cursor: Option<String>,
 }
-
-type Place = (u64, JobId);
 
 /// One page.
 pub fn list(core: &Core, filter: Filter) -> Result<Value, HubError> {
@@ -124,14 +123,8 @@ impl Merge {
                 let places: Box<dyn Iterator<Item = _>> = Box::new(active.clone().into_iter().map(Ok));
                 return places.peekable();
             }
-            let to = match before {
-                Some((created, id)) => listing.key(created, &id).to_vec(),
-                None => [&listing.key(u64::MAX, &[0xff; 16])[..], &[0xff]].concat(),
-            };
-            let place = |item: crate::db::Item| -> Option<Result<Place, HubError>> {
-                item.map_err(read_failed).map(|(key, _)| keys::parse_listed(&key)).transpose()
-            };
-            let places: Box<dyn Iterator<Item = _>> = Box::new(view.range(Space::Index, &listing.prefix(), &to).rev().filter_map(place));
+            let places: Box<dyn Iterator<Item = _>> =
+                Box::new(listing::newest(view, listing, before).map(|place| place.map_err(read_failed)));
             places.peekable()
         };
         Self { sources: listings.iter().map(source).collect(), last: None }

@@ -10,7 +10,8 @@ use crate::core::{Core, WORKERS, read_failed};
 use crate::db::Space;
 use crate::error::HubError;
 use crate::job::{JobId, JobRecord};
-use crate::keys::{self, Listing};
+use crate::keys::Listing;
+use crate::listing;
 use crate::upkeep::MOVER;
 use crate::writer::Command;
 
@@ -53,11 +54,10 @@ impl Retainer {
         let retention = &core.config.retention;
         let now_ms = core.clock.cautious_ms();
         let listing = Listing::Settled(FINAL[state]);
-        let from = listing.key(self.oldest[state], &[0; 16]);
-        let to = listing.key(u64::MAX, &[0xff; 16]);
+        let view = core.db.view();
         let mut jobs: Vec<JobId> = Vec::new();
-        for item in core.db.range(Space::Index, &from, &to).take(PER_STEP) {
-            let Some((created, id)) = keys::parse_listed(&item.map_err(read_failed)?.0) else { continue };
+        for place in listing::oldest(&view, &listing, self.oldest[state]).take(PER_STEP) {
+            let (created, id) = place.map_err(read_failed)?;
             let Some(raw) = core.db.get(Space::Jobs, &id).map_err(read_failed)? else { continue };
             let Ok(record) = JobRecord::decode(raw) else { continue };
             let ttl = if record.letters() > 0 { retention.job_ttl.max(retention.dlq_ttl) } else { retention.job_ttl };
@@ -67,6 +67,7 @@ impl Retainer {
             self.oldest[state] = created;
             jobs.push(id);
         }
+        drop(view);
         if jobs.is_empty() {
             return Ok(());
         }

@@ -83,7 +83,11 @@ pub async fn handle(core: &Arc<Core>, peer: &Peer, id: u64, op: Op, payload: Byt
         Op::Poll => poll(core, decode(payload)?).await.map(|reply| encode(id, OK, &reply)),
         Op::Settled => {
             let request: SettledRequest = decode(payload)?;
-            read(core, move |core| settled(core, request)).await.map(|reply| encode(id, OK, &reply))
+            match untouched(core, &request) {
+                Some(reply) => Ok(reply),
+                None => read(core, move |core| settled(core, request)).await,
+            }
+            .map(|reply| encode(id, OK, &reply))
         }
         Op::Cancel => {
             let request: CancelRequest = decode(payload)?;
@@ -206,7 +210,14 @@ async fn poll(core: &Arc<Core>, mut request: PollRequest) -> Result<PollReply, H
             request.positions.retain(|position| group.owns(&request.member, position.partition));
         }
         if request.positions.iter().any(|position| position.next_offset < core.next.get(topic, position.partition)) {
-            let (positions, messages, bytes) = (request.positions.clone(), request.max_messages, request.max_bytes);
+            let (messages, bytes) = (request.max_messages, request.max_bytes);
+            let positions: Vec<Position> =
+                request.positions.iter().filter(|p| p.next_offset < core.next.get(topic, p.partition)).copied().collect();
+            // What is in memory needs no thread that may wait for the disk.
+            let kept = crate::log::poll_kept(core, topic, &positions, messages, bytes).map_err(read_failed)?;
+            if let Some(batches) = kept.filter(|batches| !batches.is_empty()) {
+                return Ok(PollReply { assignment: None, batches });
+            }
             let batches = read(core, move |core| crate::log::poll(core, topic, &positions, messages, bytes).map_err(read_failed)).await?;
             if !batches.is_empty() {
                 return Ok(PollReply { assignment: None, batches });
@@ -218,6 +229,16 @@ async fn poll(core: &Arc<Core>, mut request: PollRequest) -> Result<PollReply, H
             Err(_) => return Ok(PollReply::default()),
         }
     }
+}
+
+/// The answer without a look into the database, if of all jobs nothing is settled.
+fn untouched(core: &Core, request: &SettledRequest) -> Option<SettledReply> {
+    let untouched = core.untouched.lock();
+    let one = |job_id: &String| {
+        let id = parse_id(job_id)?;
+        untouched.contains(&id).then(|| JobSettled { job_id: job_id.clone(), known: true, ..Default::default() })
+    };
+    Some(SettledReply { jobs: request.job_ids.iter().map(one).collect::<Option<_>>()? })
 }
 
 fn settled(core: &Core, request: SettledRequest) -> Result<SettledReply, HubError> {

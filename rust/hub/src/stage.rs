@@ -1,9 +1,11 @@
 //! What one commit is going to change, collected before it is written. Every key is held once; the last change wins.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fetchbox_model::batch::BatchBuilder;
+use fetchbox_model::stream::Topic;
 use prost::Message;
 
 use crate::db::{Batch, Space};
@@ -11,8 +13,11 @@ use crate::dlq::{self, Letter, Letters, Shelf};
 use crate::frame::Entry;
 use crate::job::{JobId, JobRecord};
 use crate::keys::{self, Listing};
+use crate::listing::{self, Place, Recent};
+use crate::manifests::{Blob, PACK_BYTES, Pack};
 use crate::outcome;
 use crate::record::{self, Part};
+use crate::tail::Fresh;
 
 /// Larger records are split: a reader takes a record as a whole.
 const RECORD_BYTES: usize = 1 << 20;
@@ -23,7 +28,7 @@ const OWN_BATCH_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Touched {
     /// Its record as it will be.
-    pub record: JobRecord,
+    pub record: Box<JobRecord>,
     /// Whether it has to be written.
     pub changed: bool,
     /// Where it is listed now; `None` for a new job.
@@ -36,7 +41,7 @@ pub struct Touched {
 
 /// Appends to one partition.
 #[derive(Debug, Default)]
-struct Tail {
+struct Appended {
     /// Base offset and batches of each record to write.
     records: Vec<(u64, Vec<Part>)>,
     bytes: usize,
@@ -44,7 +49,7 @@ struct Tail {
     own: Option<(u64, BatchBuilder)>,
 }
 
-impl Tail {
+impl Appended {
     fn add(&mut self, base: u64, part: Part) {
         if self.records.is_empty() || self.bytes >= RECORD_BYTES {
             self.records.push((base, Vec::new()));
@@ -84,24 +89,32 @@ pub struct Stage {
     /// Dead letters of jobs; few commits have any.
     letters: HashMap<JobId, Vec<Letter>>,
     overlay: HashMap<(Space, Bytes), Option<Bytes>>,
-    tails: BTreeMap<(u8, u32), Tail>,
+    tails: BTreeMap<(u8, u32), Appended>,
+    /// Manifests by the sequence of their pack, with the bytes in it.
+    manifests: BTreeMap<u64, (Pack, usize)>,
+    /// Jobs to add to listings, by listing and slot.
+    listed: HashMap<(Listing, u64), Vec<Place>>,
+    /// Jobs to take out of listings, likewise.
+    unlisted: HashMap<(Listing, u64), HashSet<JobId>>,
 }
 
 /// What becomes visible when the commit is durable.
 #[derive(Debug, Default)]
 pub struct Visible {
-    /// Jobs with their records, for the cache.
-    pub jobs: Vec<(JobId, JobRecord)>,
+    /// Jobs with their records, for the cache, and whether they are new.
+    pub jobs: Vec<(JobId, Box<JobRecord>, bool)>,
     /// Jobs that are active from now on, or no more.
-    pub active: Vec<(u64, JobId, bool)>,
+    pub active: Vec<(Place, bool)>,
     /// Topics with new records.
     pub topics: Vec<u8>,
+    /// New records of `jobs.tasks` by partition.
+    pub tasks: Vec<(u32, Fresh)>,
 }
 
 impl Stage {
-    /// An empty group.
-    pub fn new(now_ms: u64, sequence: u64) -> Self {
-        Self { now_ms, sequence, ..Self::default() }
+    /// An empty group; `jobs` will perhaps be looked at.
+    pub fn new(now_ms: u64, sequence: u64, jobs: usize) -> Self {
+        Self { now_ms, sequence, jobs: HashMap::with_capacity(jobs), ..Self::default() }
     }
 
     /// Sets a key.
@@ -155,6 +168,23 @@ impl Stage {
         found
     }
 
+    /// Adds a manifest; what its job's record says of it. `next` is the sequence of the next pack.
+    pub fn add_manifest(&mut self, next: &mut u64, blob: Blob) -> u64 {
+        let size = blob.body.len();
+        self.bytes += size;
+        match self.manifests.values_mut().next_back().filter(|pack| pack.1 + size <= PACK_BYTES) {
+            Some((pack, bytes)) => {
+                pack.blobs.push(blob);
+                *bytes += size;
+            }
+            None => {
+                self.manifests.insert(*next, (Pack { blobs: vec![blob] }, size));
+                *next += 1;
+            }
+        }
+        *next
+    }
+
     /// Adds dead letters of a job.
     pub fn dead(&mut self, id: &JobId, letters: Vec<Letter>) {
         if !letters.is_empty() {
@@ -162,25 +192,91 @@ impl Stage {
         }
     }
 
-    /// Whether nothing changed.
-    pub fn is_empty(&self) -> bool {
-        self.overlay.is_empty() && self.tails.is_empty() && self.outbox.is_empty() && self.jobs.values().all(|job| !job.changed)
+    /// Adds a job to a packed listing.
+    pub fn enlist(&mut self, listing: Listing, (created, id): Place) {
+        self.listed.entry((listing, listing::slot(created))).or_default().push((created, id));
     }
 
-    /// The batch to commit, and what to show afterwards.
-    pub fn finish(mut self) -> (Batch, Visible) {
+    /// Takes a job out of a packed listing.
+    pub fn unlist(&mut self, listing: Listing, (created, id): Place) {
+        self.unlisted.entry((listing, listing::slot(created))).or_default().insert(id);
+    }
+
+    /// Which slots of which listings lose which jobs.
+    pub fn take_unlisted(&mut self) -> HashMap<(Listing, u64), HashSet<JobId>> {
+        let mut unlisted = std::mem::take(&mut self.unlisted);
+        for (id, job) in &self.jobs {
+            if job.changed
+                && let Some(before @ Listing::Settled(_)) = &job.listed
+                && *before != keys::state_listing(&job.record)
+            {
+                let slot = listing::slot(job.record.facts.created_ms);
+                unlisted.entry((before.clone(), slot)).or_default().insert(*id);
+            }
+        }
+        unlisted
+    }
+
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.overlay.is_empty()
+            && self.listed.is_empty()
+            && self.unlisted.is_empty()
+            && self.tails.is_empty()
+            && self.outbox.is_empty()
+            && self.jobs.values().all(|job| !job.changed)
+    }
+
+    /// The batch to commit, and what to show afterwards. Everything that is to be unlisted has been taken.
+    pub fn finish(mut self, recent: &mut Recent, now: Duration) -> (Batch, Visible) {
         let mut visible = Visible::default();
         let mut batch = Batch::default();
+        let mut begun = Vec::new();
         visible.jobs.reserve(self.jobs.len());
-        for (id, job) in std::mem::take(&mut self.jobs) {
+        for (id, mut job) in std::mem::take(&mut self.jobs) {
             if job.changed {
-                list(&id, &job, &mut batch, &mut visible);
+                let place = (job.record.facts.created_ms, id);
+                let is = keys::state_listing(&job.record);
+                if job.listed.as_ref() != Some(&is) {
+                    if job.listed.is_none() {
+                        for listing in keys::fixed_listings(&job.record) {
+                            self.enlist(listing, place);
+                        }
+                    }
+                    if job.listed == Some(Listing::Active) {
+                        recent.end(&place, &mut batch);
+                        visible.active.push((place, false));
+                    }
+                    match is {
+                        Listing::Active => {
+                            begun.push(place);
+                            visible.active.push((place, true));
+                        }
+                        listing => self.enlist(listing, place),
+                    }
+                }
+                if let [only] = &job.outcomes[..]
+                    && job.record.outcome.is_empty()
+                    && job.record.generations.is_empty()
+                    && outcome::fits_record(job.record.counts.total, only)
+                {
+                    job.record.outcome = only.clone();
+                    job.outcomes.clear();
+                }
                 if let Some(packed) = outcome::pack(&job.outcomes) {
                     batch.put(Space::Outcomes, outcome::key(&id, self.sequence), packed);
                 }
                 batch.put(Space::Jobs, Bytes::copy_from_slice(&id), job.record.encode_to_vec());
             }
-            visible.jobs.push((id, job.record));
+            visible.jobs.push((id, job.record, job.listed.is_none()));
+        }
+        recent.retire(now, &mut batch);
+        recent.begin(self.sequence, now, begun, &mut batch);
+        for ((listing, slot), places) in std::mem::take(&mut self.listed) {
+            batch.put(Space::Index, listing::key(&listing.prefix(), slot, self.sequence), listing::pack(&places));
+        }
+        for (sequence, (pack, _)) in std::mem::take(&mut self.manifests) {
+            batch.put(Space::Manifests, sequence.to_be_bytes().to_vec(), pack.pack());
         }
         for (id, list) in std::mem::take(&mut self.letters) {
             let letters = Letters::new(self.now_ms, list);
@@ -189,7 +285,12 @@ impl Stage {
         for ((topic, partition), mut tail) in self.tails {
             tail.close();
             for (base, parts) in tail.records {
-                batch.put(Space::Log, record::key(topic, partition, base), record::encode(self.sequence, self.now_ms, &parts));
+                let value = record::encode(self.sequence, self.now_ms, &parts);
+                if topic == Topic::Tasks as u8 {
+                    let end = base + parts.iter().map(|part| u64::from(part.count)).sum::<u64>();
+                    visible.tasks.push((partition, Fresh { base, end, value: value.clone() }));
+                }
+                batch.put(Space::Log, record::key(topic, partition, base), value);
             }
             if visible.topics.last() != Some(&topic) {
                 visible.topics.push(topic);
@@ -204,27 +305,6 @@ impl Stage {
         batch.put(Space::Meta, keys::SEQUENCE, self.sequence.to_be_bytes().to_vec());
         (batch, visible)
     }
-}
-
-/// Moves a job to the listing that it belongs to now. No other change of the group touches these keys.
-fn list(id: &JobId, job: &Touched, batch: &mut Batch, visible: &mut Visible) {
-    let created = job.record.facts.created_ms;
-    let now = keys::state_listing(&job.record);
-    if job.listed.as_ref() == Some(&now) {
-        return;
-    }
-    match &job.listed {
-        Some(before) => batch.delete(Space::Index, before.key(created, id)),
-        None => {
-            for listing in keys::fixed_listings(&job.record) {
-                batch.put(Space::Index, listing.key(created, id), Bytes::new());
-            }
-        }
-    }
-    if job.listed == Some(Listing::Active) || now == Listing::Active {
-        visible.active.push((created, *id, now == Listing::Active));
-    }
-    batch.put(Space::Index, now.key(created, id), Bytes::new());
 }
 
 #[cfg(test)]
@@ -268,7 +348,7 @@ mod tests {
     #[test]
     fn a_job_looked_at_is_no_change() {
         let mut stage = Stage::default();
-        let job = Touched { record: JobRecord::default(), changed: false, listed: None, outcomes: vec![], digests: None };
+        let job = Touched { record: Box::default(), changed: false, listed: None, outcomes: vec![], digests: None };
         stage.jobs.insert([0; 16], job);
         assert!(stage.is_empty());
     }

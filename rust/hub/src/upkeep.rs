@@ -61,7 +61,7 @@ impl Writer {
             let record = job.record.clone();
             let created = record.facts.created_ms;
             for listing in keys::fixed_listings(&record).into_iter().chain([keys::state_listing(&record)]) {
-                self.stage.delete(Space::Index, listing.key(created, id));
+                self.stage.unlist(listing, (created, *id));
             }
             if !record.reservation.is_empty() {
                 self.stage.delete(Space::Index, record.reservation.clone());

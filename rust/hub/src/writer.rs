@@ -26,6 +26,7 @@ use crate::frame::{
 use crate::job::{Counts, JobId, JobRecord};
 use crate::keys;
 use crate::limit::Limits;
+use crate::listing::{self, Recent};
 use crate::record::Part;
 use crate::replay::{Done, Revival};
 use crate::reply::Reply;
@@ -38,6 +39,9 @@ const GROUP_COMMANDS: usize = 2048;
 const GROUP_BYTES: usize = 8 << 20;
 /// Decoded jobs kept: those that are being worked on.
 const CACHED_JOBS: usize = 20_000;
+
+/// Jobs of which is remembered that nothing is settled.
+const UNTOUCHED_JOBS: usize = 100_000;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -164,7 +168,8 @@ pub struct Writer {
     pub(crate) outbox_bytes: u64,
     next: Vec<Vec<u64>>,
     appended: bool,
-    cache: LruCache<JobId, JobRecord>,
+    pub(crate) recent: Recent,
+    cache: LruCache<JobId, Box<JobRecord>>,
     sequence: u64,
     side: File,
     done: Vec<Answer>,
@@ -178,6 +183,7 @@ pub struct Start {
     pub totals: Counts,
     pub manifest_next: u64,
     pub outbox: (u64, u64, u64),
+    pub recent: Recent,
     pub side: File,
 }
 
@@ -201,6 +207,7 @@ impl Writer {
             outbox_bytes,
             next,
             appended: false,
+            recent: start.recent,
             cache: LruCache::new(CACHED_JOBS),
             sequence: start.sequence,
             side: start.side,
@@ -212,8 +219,10 @@ impl Writer {
 
     /// Works until the queue is closed. After a failed commit it only refuses.
     pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        // Groups resemble each other.
+        let mut last = 0;
         while let Some(first) = commands.blocking_recv() {
-            self.stage = Stage::new(self.core.clock.now_ms(), self.sequence + 1);
+            self.stage = Stage::new(self.core.clock.now_ms(), self.sequence + 1, last);
             let totals = self.totals;
             self.apply(first);
             for _ in 1..GROUP_COMMANDS {
@@ -228,6 +237,7 @@ impl Writer {
             if self.totals != totals {
                 self.stage.put(Space::Meta, keys::TOTALS, self.totals.encode_to_vec());
             }
+            last = self.stage.jobs.len();
             let result = self.commit();
             for done in self.done.drain(..) {
                 done(result.clone());
@@ -341,7 +351,11 @@ impl Writer {
             stage.put(Space::Meta, keys::NEXT, keys::pack_offsets(self.next.iter().flatten()));
         }
         let sequence = stage.sequence;
-        let (batch, visible) = stage.finish();
+        if let Err(error) = self.unlist(&mut stage) {
+            self.core.die(error.to_string());
+            return Err(error);
+        }
+        let (batch, visible) = stage.finish(&mut self.recent, self.core.clock.elapsed());
         fail_point!("hub::commit::before");
         let begun = Instant::now();
         let written = self.core.db.commit(batch).map_err(|error| error.0).and_then(|()| self.note(sequence));
@@ -357,6 +371,27 @@ impl Writer {
         Ok(())
     }
 
+    /// Takes jobs out of the packs that list them.
+    fn unlist(&self, stage: &mut Stage) -> Result<(), HubError> {
+        let unlisted = stage.take_unlisted();
+        if unlisted.is_empty() {
+            return Ok(());
+        }
+        let view = self.core.db.view();
+        for ((listing, slot), gone) in unlisted {
+            for (key, mut places) in listing::of_slot(&view, &listing.prefix(), slot).map_err(read_failed)? {
+                let before = places.len();
+                places.retain(|(_, id)| !gone.contains(id));
+                if places.is_empty() {
+                    stage.delete(Space::Index, key);
+                } else if places.len() < before {
+                    stage.put(Space::Index, key, listing::pack(&places));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Notes the sequence beside the database: if the database ever comes back with less, it has lost what was acknowledged.
     fn note(&self, sequence: u64) -> Result<(), String> {
         if self.core.config.durability == Durability::Sync {
@@ -367,6 +402,8 @@ impl Writer {
 
     fn show(&mut self, visible: crate::stage::Visible, cancelled: &[String]) {
         let core = Arc::clone(&self.core);
+        // Before the offsets, so that whoever sees them finds the records.
+        core.tail.add(visible.tasks);
         for topic in visible.topics.iter().filter_map(|&id| Topic::from_id(id)) {
             for (partition, &offset) in (0..).zip(&self.next[topic as usize]) {
                 core.next.set(topic, partition, offset);
@@ -375,16 +412,24 @@ impl Writer {
         }
         if !visible.active.is_empty() {
             let mut active = core.active.write();
-            for (created, id, is_active) in visible.active {
+            for (place, is_active) in visible.active {
                 if is_active {
-                    active.insert((created, id))
+                    active.insert(place)
                 } else {
-                    active.remove(&(created, id))
+                    active.remove(&place)
                 };
             }
         }
-        for (id, record) in visible.jobs {
-            self.cache.insert(id, record);
+        {
+            let mut untouched = core.untouched.lock();
+            for (id, record, new) in visible.jobs {
+                if !record.bitmap.is_empty() || !record.generations.is_empty() {
+                    untouched.remove(&id);
+                } else if new && record.counts.total > 0 && untouched.len() < UNTOUCHED_JOBS {
+                    untouched.insert(id);
+                }
+                self.cache.insert(id, record);
+            }
         }
         if std::mem::take(&mut self.new_manifest) {
             core.manifests.notify();
@@ -406,6 +451,7 @@ impl Writer {
                 Some(record) => record,
                 None => match self.core.db.get(Space::Jobs, id).map_err(read_failed)? {
                     Some(raw) => JobRecord::decode(raw)
+                        .map(Box::new)
                         .map_err(|error| HubError::Fatal(format!("the record of job {} is damaged: {error}", crate::job::id_text(id))))?,
                     None => return Ok(None),
                 },
@@ -420,6 +466,7 @@ impl Writer {
     pub(crate) fn forget(&mut self, id: &JobId) {
         self.cache.remove(id);
         self.stage.jobs.remove(id);
+        self.core.untouched.lock().remove(id);
     }
 
     /// A key as the group sees it.
