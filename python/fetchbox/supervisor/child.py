@@ -59,6 +59,8 @@ class Child:
         ours, theirs = socket.socketpair()
         with theirs:
             environment = {name: value for name, value in os.environ.items() if name not in CHILD_ENV}
+            # The allocator's huge pages cost more in zeroing than they save; where the kernel gives them unasked, this says no.
+            environment.setdefault("MIMALLOC_ALLOW_THP", "0")
             environment[ENV_CONTROL_FD] = str(theirs.fileno())
             environment[ENV_PARENT_PID] = str(os.getpid())
             descriptors = [theirs.fileno()]

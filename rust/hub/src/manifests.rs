@@ -1,9 +1,11 @@
 //! Manifests into the local store: the bytes came with the job's commit, the files follow.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::{DirBuilder, File};
 use std::io::Write;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,11 +100,12 @@ pub fn run(core: &Arc<Core>) {
 /// Writes a few hundred files and makes them durable; the sequence below which all are.
 fn round(core: &Core, root: &Path, head: u64) -> Result<u64, String> {
     let (mut below, mut files) = (head, 0);
+    let mut directories = Directories { root, open: HashMap::new() };
     'packs: for item in core.db.range(Space::Manifests, &head.to_be_bytes(), &[0xff; 9]) {
         let (key, value) = item.map_err(|error| error.0)?;
         for blob in Pack::unpack(&value).map_err(|error| error.to_string())?.blobs {
             fail_point!("hub::manifest::before");
-            if let Err(error) = write(root, &blob) {
+            if let Err(error) = directories.write(&blob) {
                 if below == head {
                     return Err(error);
                 }
@@ -123,25 +126,62 @@ fn round(core: &Core, root: &Path, head: u64) -> Result<u64, String> {
     Ok(below)
 }
 
-fn write(root: &Path, blob: &Blob) -> Result<(), String> {
-    let path = root.join(ObjectKey::manifest(&blob.job_type, &blob.job_id).as_str());
-    let failed = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
-    let directory = path.parent().unwrap_or(root);
-    DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
-    let aside = directory.join(".manifest.json.tmp");
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(&aside)
-        .and_then(|mut file| file.write_all(&blob.body))
-        .and_then(|()| std::fs::rename(&aside, &path));
+/// The directories of job types, opened: a path from the root would be walked four times for each manifest.
+struct Directories<'a> {
+    root: &'a Path,
+    open: HashMap<String, File>,
+}
+
+impl Directories<'_> {
+    fn write(&mut self, blob: &Blob) -> Result<(), String> {
+        let key = String::from(ObjectKey::manifest(&blob.job_type, &blob.job_id));
+        let failed = |error: std::io::Error| format!("cannot write {}: {error}", self.root.join(&key).display());
+        let mut parts = key.rsplitn(3, '/');
+        let (Some(name), Some(job), Some(parent)) = (parts.next(), parts.next(), parts.next()) else { return Ok(()) };
+        if !self.open.contains_key(parent) {
+            let path = self.root.join(parent);
+            let opened = DirBuilder::new().recursive(true).mode(0o755).create(&path).and_then(|()| File::open(&path)).map_err(failed)?;
+            self.open.insert(parent.to_owned(), opened);
+        }
+        let Some(parent) = self.open.get(parent) else { return Ok(()) };
+        write_at(parent, job, name, &blob.body).map_err(failed)
+    }
+}
+
+/// Writes a file into a directory of its own below an open one: aside first, then renamed.
+fn write_at(parent: &File, directory: &str, name: &str, body: &[u8]) -> std::io::Result<()> {
+    let (made, aside, path) =
+        (CString::new(directory)?, CString::new(format!("{directory}/.{name}.tmp"))?, CString::new(format!("{directory}/{name}"))?);
+    let parent = parent.as_raw_fd();
+    // SAFETY: in all four calls `parent` is open, and the names are NUL-terminated and outlive the call.
+    if unsafe { libc::mkdirat(parent, made.as_ptr(), 0o755) } != 0 {
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::AlreadyExists {
+            return Err(error);
+        }
+    }
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
+    // SAFETY: see above.
+    let opened = unsafe { libc::openat(parent, aside.as_ptr(), flags, 0o644) };
+    if opened < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just opened and is nobody else's.
+    let mut file = unsafe { File::from_raw_fd(opened) };
+    let written = file.write_all(body).and_then(|()| {
+        // SAFETY: see above.
+        if unsafe { libc::renameat(parent, aside.as_ptr(), parent, path.as_ptr()) } == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    });
     if written.is_err() {
         // Half a file helps nobody, and its space may be what is missing.
-        let _ = std::fs::remove_file(&aside);
+        // SAFETY: see above.
+        unsafe { libc::unlinkat(parent, aside.as_ptr(), 0) };
     }
-    written.map_err(failed)
+    written
 }
 
 /// One sync of the store's file system for the whole round.
