@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use fetchbox_model::batch::BatchBuilder;
 use fetchbox_model::manifest::partition_of;
 use fetchbox_model::message::{DeadLetterTask, DownloadTask, JobLog, JobState, JobStatus, LogLevel, ResourceOutcome, ResourceState};
@@ -106,7 +106,7 @@ pub fn build(finished: &[Finished], malformed: &[Malformed], context: Context) -
         batches.at(Topic::Dlq, locate(bad.token).0 % Topic::Dlq.default_partitions(), None).push(&malformed_letter(bad, context));
     }
     for (job_id, status) in statuses {
-        batches.of(Topic::Status, job_id).push_encoded(&status.encode());
+        batches.of(Topic::Status, job_id).push_with(status.encoded_len(), |raw| status.encode(raw));
     }
     batches.finish()
 }
@@ -140,15 +140,16 @@ impl Status<'_> {
         Self { head, outcomes: Vec::new() }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encoded_len(&self) -> usize {
+        self.head.encoded_len() + self.outcomes.iter().map(|outcome| message::encoded_len(OUTCOMES, *outcome)).sum::<usize>()
+    }
+
+    fn encode(&self, bytes: &mut impl BufMut) {
         // A field may be split off and appended: that is how protobuf concatenates messages.
-        let length = self.outcomes.iter().map(|outcome| message::encoded_len(OUTCOMES, *outcome)).sum::<usize>();
-        let mut bytes = Vec::with_capacity(self.head.encoded_len() + length);
-        self.head.encode_raw(&mut bytes);
+        self.head.encode_raw(bytes);
         for outcome in &self.outcomes {
-            message::encode(OUTCOMES, *outcome, &mut bytes);
+            message::encode(OUTCOMES, *outcome, bytes);
         }
-        bytes
     }
 }
 
@@ -234,7 +235,10 @@ mod tests {
             [0, 1, 300].map(|index| ResourceOutcome { resource_index: index, sha256: vec![index as u8; 32].into(), ..Default::default() });
         let mut status = Status::of(&task, Context { now_ms: 7, steady_ms: 0, log_stored: false });
         status.outcomes.extend(&outcomes);
-        let decoded = JobStatus::decode(&*status.encode()).unwrap();
+        let mut bytes = Vec::new();
+        status.encode(&mut bytes);
+        assert_eq!(bytes.len(), status.encoded_len());
+        let decoded = JobStatus::decode(&*bytes).unwrap();
         assert_eq!(decoded, JobStatus { outcomes: outcomes.to_vec(), ..status.head });
     }
 }

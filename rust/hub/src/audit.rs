@@ -161,13 +161,16 @@ impl Work<'_> {
 
     /// Whether a list holds a job. Jobs are looked at in the order of their ids, which is nearly that of creation, so what was read serves many.
     fn is_listed(&self, listing: &Listing, place: Place) -> Result<bool, HubError> {
+        if *listing == Listing::Active && listing::has_own(&self.view, &place).map_err(read_failed)? {
+            return Ok(true);
+        }
         let slot = if *listing == Listing::Active { 0 } else { listing::slot(place.0) };
         let key = (listing.clone(), slot);
         if let Some(places) = self.slots.borrow().get(&key) {
             return Ok(places.contains(&place));
         }
         let places: BTreeSet<Place> = match listing {
-            Listing::Active => listing::active(&self.view),
+            Listing::Active => listing::recent(&self.view),
             _ => listing::of_slot(&self.view, &listing.prefix(), slot)
                 .map(|packs| packs.into_iter().flat_map(|(_, places)| places).collect()),
         }
@@ -292,7 +295,10 @@ impl Work<'_> {
     /// The sum of what is pending, and whether everything pending is carried by a message.
     fn sums(&self, piece: &mut Piece) -> Result<(), HubError> {
         let (mut pending, mut candidates) = (0u64, Vec::new());
-        for (_, id) in listing::active(&self.view).map_err(read_failed)? {
+        let recent = listing::recent(&self.view).map_err(read_failed)?;
+        let lacks_own = |place: &Place| !matches!(listing::has_own(&self.view, place), Ok(true));
+        for place in listing::own(&self.view).chain(recent.into_iter().filter(lacks_own).map(Ok)) {
+            let (_, id) = place.map_err(read_failed)?;
             let Some(raw) = self.view.get(Space::Jobs, &id).map_err(read_failed)? else { continue };
             let Ok(record) = JobRecord::decode(raw) else { continue };
             pending += record.counts.pending();

@@ -233,7 +233,7 @@ impl Writer {
         // Where its state lists it the commit sees to, when it changed.
         for listing in keys::fixed_listings(record).into_iter().chain([keys::state_listing(record)]) {
             let found = match listing {
-                Listing::Active => listing::active(&view).map(|active| active.contains(&place)),
+                Listing::Active => listing::has_own(&view, &place).and_then(|own| Ok(own || listing::recent(&view)?.contains(&place))),
                 _ => listing::holds(&view, &listing.prefix(), &place),
             };
             if found.map_err(read_failed)? {

@@ -155,14 +155,14 @@ impl Recent {
         for item in db.range(Space::Index, b"a", b"b") {
             active.extend(keys::parse_listed(&item?.0));
         }
-        let own: BTreeSet<Place> = active.clone();
         for item in db.range(Space::Index, &keys::recent(0), &keys::recent(u64::MAX)) {
             let (sequence, places) = read_recent(item)?;
             for place in &places {
                 // Most are settled.
                 let record = db.get(Space::Jobs, &place.1)?.and_then(|raw| <JobRecord as prost::Message>::decode(raw).ok());
-                if record.is_some_and(|record| record.finished_ms == 0) && !own.contains(place) {
-                    active.insert(*place);
+                let is_active = record.is_some_and(|record| record.finished_ms == 0);
+                // A later commit that made it active goes before; a key of its own goes before all.
+                if is_active && (active.insert(*place) || recent.since.contains_key(&place.1)) {
                     recent.since.insert(place.1, sequence);
                 }
             }
@@ -230,16 +230,23 @@ fn read_recent(item: Item) -> Result<(u64, Vec<Place>), DbError> {
     Ok((sequence, places.collect()))
 }
 
-/// Every job that may be active in a view: more than are, never fewer.
-pub fn active(view: &View<'_>) -> Result<BTreeSet<Place>, DbError> {
-    let mut active = BTreeSet::new();
-    for item in view.range(Space::Index, b"a", b"b") {
-        active.extend(keys::parse_listed(&item?.0));
-    }
+/// Jobs with a key of their own.
+pub fn own(view: &View<'_>) -> impl Iterator<Item = Result<Place, DbError>> + use<> {
+    view.range(Space::Index, b"a", b"b").filter_map(|item| item.map(|(key, _)| keys::parse_listed(&key)).transpose())
+}
+
+/// Jobs that became active not long ago; most are settled already.
+pub fn recent(view: &View<'_>) -> Result<BTreeSet<Place>, DbError> {
+    let mut recent = BTreeSet::new();
     for item in view.range(Space::Index, &keys::recent(0), &keys::recent(u64::MAX)) {
-        active.extend(read_recent(item)?.1);
+        recent.extend(read_recent(item)?.1);
     }
-    Ok(active)
+    Ok(recent)
+}
+
+/// Whether a job has a key of its own.
+pub fn has_own(view: &View<'_>, place: &Place) -> Result<bool, DbError> {
+    Ok(view.get(Space::Index, &keys::active(place.0, &place.1))?.is_some())
 }
 
 #[cfg(test)]

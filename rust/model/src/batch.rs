@@ -33,16 +33,21 @@ pub struct BatchBuilder {
 impl BatchBuilder {
     /// Adds a message.
     pub fn push<M: Message>(&mut self, message: &M) {
-        self.raw.reserve(message.encoded_len() + 10);
-        prost::encoding::encode_varint(message.encoded_len() as u64, &mut self.raw);
-        message.encode_raw(&mut self.raw);
-        self.count += 1;
+        self.push_with(message.encoded_len(), |raw| message.encode_raw(raw));
     }
 
     /// Adds a message that is encoded already.
     pub fn push_encoded(&mut self, message: &[u8]) {
         prost::encoding::encode_varint(message.len() as u64, &mut self.raw);
         self.raw.put_slice(message);
+        self.count += 1;
+    }
+
+    /// Adds a message of so many bytes, which `write` appends.
+    pub fn push_with(&mut self, len: usize, write: impl FnOnce(&mut BytesMut)) {
+        self.raw.reserve(len + 10);
+        prost::encoding::encode_varint(len as u64, &mut self.raw);
+        write(&mut self.raw);
         self.count += 1;
     }
 
