@@ -1,7 +1,7 @@
 //! Where a redirect leads and what may go along. Pure.
 
 use fetchbox_model::failure::Code;
-use url::Url;
+use url::{Host, Url};
 
 /// Caller headers that may cross an origin; none of them can hold a secret.
 const SAFE_HEADERS: [&str; 4] = ["accept", "accept-language", "accept-charset", "user-agent"];
@@ -47,9 +47,18 @@ pub fn next_hop(visited: &[Url], location: Option<&str>, max_redirects: u32) -> 
 /// Only http and https with a host are fetched.
 pub fn check_scheme(url: &Url) -> Result<(), (Code, String)> {
     match url.scheme() {
+        // No name has such a label, and "127.0.0.1.." might pass for an address where somebody else resolves it.
+        "http" | "https" if has_empty_label(url) => Err((Code::DownloadBadUrl, "the host's name has an empty label".to_owned())),
         "http" | "https" if url.has_host() => Ok(()),
         "http" | "https" => Err((Code::DownloadBadUrl, "URL without a host".to_owned())),
         other => Err((Code::DownloadBadScheme, format!("scheme {other} is not fetched"))),
+    }
+}
+
+fn has_empty_label(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name.strip_suffix('.').unwrap_or(name).split('.').any(str::is_empty),
+        _ => false,
     }
 }
 
@@ -65,7 +74,7 @@ mod tests {
     #[test]
     fn table_of_hops() {
         let at = "https://a.example/dir/page?q=1";
-        let table: [(&str, Result<&str, Code>); 12] = [
+        let table: [(&str, Result<&str, Code>); 16] = [
             ("/x", Ok("https://a.example/x")),
             ("y", Ok("https://a.example/dir/y")),
             ("//b.example/z", Ok("https://b.example/z")),
@@ -77,6 +86,10 @@ mod tests {
             ("ftp://a.example/1", Err(Code::DownloadBadScheme)),
             ("https://", Err(Code::DownloadBadUrl)),
             ("http://a b/", Err(Code::DownloadBadUrl)),
+            ("//b.example./", Ok("https://b.example./")),
+            ("//3.0.0.1../", Err(Code::DownloadBadUrl)),
+            ("//b..example/", Err(Code::DownloadBadUrl)),
+            ("//.example/", Err(Code::DownloadBadUrl)),
             ("?q=1", Err(Code::DownloadTooManyRedirects)),
         ];
         for (location, expected) in table {
