@@ -23,9 +23,6 @@ const SLACK: usize = 512;
 /// A plain head has fewer bytes, and fewer fields.
 const MAX_HEAD: usize = 8 << 10;
 const MAX_FIELDS: usize = 32;
-/// The fields that anybody asks for. Others are read over.
-const KEPT: usize = 6;
-
 /// A connection on which every answer so far was a plain one.
 pub struct Plain {
     socket: Metered,
@@ -155,20 +152,20 @@ fn plain_head(data: &[u8]) -> Option<(usize, u64, HeaderMap)> {
     if head > MAX_HEAD || response.version != Some(1) || response.code != Some(200) {
         return None;
     }
-    let mut map = HeaderMap::with_capacity(KEPT);
+    let mut map = HeaderMap::with_capacity(response.headers.len());
     let mut length = None;
     for field in response.headers.iter() {
         let name = match kind(field.name) {
-            Kind::Other => continue,
+            Kind::Other => HeaderName::from_bytes(field.name.as_bytes()).ok()?,
             Kind::Framing => return None,
-            Kind::Connection if field.value.eq_ignore_ascii_case(b"keep-alive") => continue,
+            Kind::Connection if field.value.eq_ignore_ascii_case(b"keep-alive") => header::CONNECTION,
             Kind::Connection => return None,
             Kind::Length if length.is_some() => return None,
             Kind::Length => {
                 length = Some(plain_length(field.value)?);
                 header::CONTENT_LENGTH
             }
-            Kind::Kept(name) => name,
+            Kind::Known(name) => name,
         };
         map.append(name, HeaderValue::from_bytes(field.value).ok()?);
     }
@@ -181,7 +178,8 @@ enum Kind {
     Framing,
     Connection,
     Length,
-    Kept(HeaderName),
+    /// A common one.
+    Known(HeaderName),
     Other,
 }
 
@@ -189,14 +187,14 @@ fn kind(name: &str) -> Kind {
     let is = |other: &HeaderName| name.eq_ignore_ascii_case(other.as_str());
     // Lengths tell nearly all names apart.
     let (known, kind) = match name.len() {
-        4 => (header::ETAG, Kind::Kept(header::ETAG)),
+        4 => (header::ETAG, Kind::Known(header::ETAG)),
         7 => (header::UPGRADE, Kind::Framing),
         10 => (header::CONNECTION, Kind::Connection),
-        12 => (header::CONTENT_TYPE, Kind::Kept(header::CONTENT_TYPE)),
-        13 if is(&header::ACCEPT_RANGES) => return Kind::Kept(header::ACCEPT_RANGES),
-        13 => (header::LAST_MODIFIED, Kind::Kept(header::LAST_MODIFIED)),
+        12 => (header::CONTENT_TYPE, Kind::Known(header::CONTENT_TYPE)),
+        13 if is(&header::ACCEPT_RANGES) => return Kind::Known(header::ACCEPT_RANGES),
+        13 => (header::LAST_MODIFIED, Kind::Known(header::LAST_MODIFIED)),
         14 => (header::CONTENT_LENGTH, Kind::Length),
-        16 => (header::CONTENT_ENCODING, Kind::Kept(header::CONTENT_ENCODING)),
+        16 => (header::CONTENT_ENCODING, Kind::Known(header::CONTENT_ENCODING)),
         17 => (header::TRANSFER_ENCODING, Kind::Framing),
         _ => return Kind::Other,
     };
