@@ -83,6 +83,8 @@ pub struct Core {
     pub fatal: watch::Sender<Option<String>>,
     /// The file system has less space left than is kept in reserve.
     pub full: AtomicBool,
+    /// The ledger is larger than allowed, and nothing in it may be forgotten.
+    pub overfull: AtomicBool,
     /// The same of the local store's.
     pub store_full: AtomicBool,
     /// Hardly any more files can be opened.
@@ -152,6 +154,10 @@ impl Core {
         }
         if self.store_full.load(Ordering::Relaxed) {
             return Err(HubError::refused("LEDGER_FULL", "the local store's disk is full").after_ms(5000));
+        }
+        if self.overfull.load(Ordering::Relaxed) {
+            let message = "the ledger has reached retention.ledger_max_bytes with work that is not settled";
+            return Err(HubError::refused("LEDGER_FULL", message).after_ms(30_000));
         }
         self.check_space()
     }

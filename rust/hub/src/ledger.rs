@@ -87,10 +87,9 @@ fn parse<T: DeserializeOwned>(params: &[u8]) -> Result<T, HubError> {
 /// Forgets what is old enough, now; how many jobs.
 fn prune(core: &Core) -> Result<u64, HubError> {
     let begun = core.metrics.pruned.get();
+    let mut retainer = Retainer::default();
     for _ in 0..STEPS {
-        let before = core.metrics.pruned.get();
-        Retainer::default().step(core)?;
-        if core.metrics.pruned.get() == before {
+        if !retainer.step(core)? {
             break;
         }
     }

@@ -45,6 +45,8 @@ mod replay_order;
 mod reply;
 mod reserve;
 mod retention;
+#[cfg(test)]
+mod retention_tests;
 mod retry_mover;
 mod serve_request;
 mod server;

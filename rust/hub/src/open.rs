@@ -143,6 +143,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         cancelled: broadcast::Sender::new(CANCELLATIONS),
         fatal: watch::Sender::new(None),
         full: AtomicBool::new(false),
+        overfull: AtomicBool::new(false),
         store_full: AtomicBool::new(false),
         short: AtomicBool::new(false),
         outbox_bytes: AtomicU64::new(outbox.2),
