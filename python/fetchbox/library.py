@@ -101,6 +101,10 @@ class Options(TypedDict, total=False):
     http2: bool
     robots: bool
     robots_tags: Iterable[str]
+    filter_types: Iterable[str]
+    filter_min_bytes: int | str
+    filter_max_bytes: int | str
+    filter_statuses: Iterable[int | str]
     reuse: bool
     reuse_max_age: float | str
     memory_budget: int | str

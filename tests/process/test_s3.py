@@ -38,8 +38,10 @@ def origin() -> Iterator[Origin]:
 def store(server: S3) -> Iterator[S3]:
     """The server with a bucket for this test, which is held to leave no upload behind."""
     fresh = server.with_bucket(f"bucket-{next(BUCKETS)}")
+    # s3s-fs has one place for the uploads of all buckets, and one test leaves some there on purpose.
+    before = set(fresh.uploads())
     yield fresh
-    assert fresh.uploads() == []
+    assert set(fresh.uploads()) <= before
 
 
 @pytest.fixture
@@ -171,8 +173,8 @@ IDS = [
 
 @pytest.mark.parametrize("template", ["resources/{job_type}/{job_id}/{resource_id}", "t/{shard}/{host}/{resource_id}.{ext}"])
 def test_case_26_no_id_escapes_and_each_has_an_object_of_its_own(store: S3, origin: Origin, template: str) -> None:
-    # s3s-fs keeps objects as files, whose names end at 255 bytes.
-    ids = [name for name in IDS if store.root is None or len(quote(name)) < 200]
+    # s3s-fs writes a file beside each object that has the whole key, in base64, in its name, and names end at 255 bytes.
+    ids = [name for name in IDS if store.root is None or len(quote(name)) < 60]
     tasks = [DownloadTask(origin.url(f"/bytes/{100 + n}?seed={n}"), id=name) for n, name in enumerate(ids)]
     outcomes = stored(run(store, *tasks, key_template=template))
     for n, outcome in enumerate(outcomes):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -17,6 +17,18 @@ class Section(BaseModel):
 
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 """A list of strings; kept as a tuple."""
+
+
+def _as_text(value: Any) -> Any:
+    return (
+        tuple(str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value)
+        if isinstance(value, list | tuple)
+        else value
+    )
+
+
+Statuses = Annotated[Strings, BeforeValidator(_as_text)]
+"""HTTP statuses, as numbers or text, and classes of them such as "5xx"; kept as text."""
 StringMap = dict[str, str]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]

@@ -33,6 +33,8 @@ _NO_CREDENTIALS = (
     "no credentials for S3: set storage.access_key_id and storage.secret_access_key, or give ambient ones "
     "(AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, a container's or an instance's role)"
 )
+_TYPE_PATTERN = re.compile(r"!?[\w!#$&^.+-]+/(\*|[\w!#$&^.+-]+)", re.ASCII)
+_STATUSES = re.compile(r"[2-5](\d\d|xx|XX)", re.ASCII)
 _DMI_VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 
 Found = Iterator[tuple[str, str]]
@@ -174,6 +176,19 @@ def _fetch(prefix: str, fetch: Fetch) -> Found:
                 yield f"{prefix}.dns_servers", f'{server!r} is neither "ip" nor "ip:port"'
     if any(ord(character) < 32 or ord(character) > 126 for character in fetch.user_agent):
         yield f"{prefix}.user_agent", "may only hold printable ASCII"
+    yield from _filters(prefix, fetch)
+
+
+def _filters(prefix: str, fetch: Fetch) -> Found:
+    """The same rules as the native module's, which has the last word."""
+    for pattern in fetch.filter_types:
+        if not _TYPE_PATTERN.fullmatch(pattern):
+            yield f"{prefix}.filter_types", f'{pattern!r} is not a type such as "image/png", "image/*" or "!image/svg+xml"'
+    for status in fetch.filter_statuses:
+        if not _STATUSES.fullmatch(status):
+            yield f"{prefix}.filter_statuses", f'{status!r} is not a status such as 404, or a class such as "5xx"'
+    if 0 < fetch.filter_max_bytes < fetch.filter_min_bytes:
+        yield f"{prefix}.filter_min_bytes", "is above filter_max_bytes"
 
 
 def _networks(path: str, networks: tuple[str, ...]) -> Found:

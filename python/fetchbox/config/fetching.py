@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 
-from fetchbox.config.base import Count, CountOrZero, Name, Section, StringMap, Strings
+from fetchbox.config.base import Count, CountOrZero, Name, Section, Statuses, StringMap, Strings
 from fetchbox.config.units import Duration, DurationOrZero, RateOrZero, Size, SizeOrZero
 
 
@@ -56,6 +56,15 @@ class Fetch(Section):
     """Whether robots.txt and X-Robots-Tag are obeyed; what they forbid is filtered."""
     robots_tags: Strings = ("noai", "noimageai", "noindex", "noimageindex")
     """Directives of X-Robots-Tag that filter an answer, with `robots`."""
+    filter_types: Strings = ()
+    """Types that are kept, by what the origin declares and by what the first bytes show: `["image/*", "!image/svg+xml"]`; a `!` leaves a
+    type out. Others are filtered. Empty keeps all."""
+    filter_min_bytes: SizeOrZero = 0
+    """Smaller bodies are filtered."""
+    filter_max_bytes: SizeOrZero = 0
+    """Larger bodies are filtered, where `max_bytes` makes them fail; 0 for no limit."""
+    filter_statuses: Statuses = ()
+    """Statuses that are filtered instead of failed or tried again: `[404, 410]`, `["5xx"]`."""
     reuse: bool = False
     """Whether an object that is still current is reused instead of fetched again."""
     reuse_max_age: DurationOrZero = 0.0

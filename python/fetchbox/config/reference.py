@@ -189,6 +189,8 @@ _EXAMPLES: dict[str, Any] = {
     "Fetch.allow_networks": ["10.20.0.0/16"],
     "Fetch.ca_file": "/etc/fetchbox/roots.pem",
     "Fetch.dns_servers": ["10.0.0.53"],
+    "Fetch.filter_types": ["image/*", "!image/svg+xml"],
+    "Fetch.filter_statuses": ["404", "410"],
     "JobType.handler": "my_package.handlers:GalleryHandler",
     "JobType.default_headers": {"Referer": "https://example.org/"},
     "JobType.options": {"page_size": 50},

@@ -105,6 +105,14 @@ pub struct FetchConfig {
     pub robots: bool,
     /// Directives of X-Robots-Tag that filter an answer, with `robots`.
     pub robots_tags: Vec<String>,
+    /// Types that are kept, `type/subtype` or `type/*`; with a `!` before it, types that are not. Empty keeps all.
+    pub filter_types: Vec<String>,
+    /// Bytes; smaller bodies are filtered.
+    pub filter_min_bytes: u64,
+    /// Bytes; larger bodies are filtered. 0 for no limit.
+    pub filter_max_bytes: u64,
+    /// Statuses that are filtered instead of failed: `404` or `5xx`.
+    pub filter_statuses: Vec<String>,
     /// Whether unchanged objects are reused.
     pub reuse: bool,
     /// Seconds an object may be reused without asking the origin.
@@ -135,6 +143,10 @@ impl Default for FetchConfig {
             http2: true,
             robots: false,
             robots_tags: ["noai", "noimageai", "noindex", "noimageindex"].map(str::to_owned).to_vec(),
+            filter_types: Vec::new(),
+            filter_min_bytes: 0,
+            filter_max_bytes: 0,
+            filter_statuses: Vec::new(),
             reuse: false,
             reuse_max_age: 0.0,
         }

@@ -226,7 +226,7 @@ impl Core {
     }
 
     fn failed(&self, mut item: Box<Item>, learned: Learned, failure: Failure, busy: bool, handle: &AbortHandle) {
-        if failure.code == Code::DownloadRobotsDenied {
+        if matches!(failure.code, Code::DownloadRobotsDenied | Code::DownloadFiltered) {
             return self.filtered(item, learned, failure, busy);
         }
         self.note(&mut item, &failure);

@@ -18,6 +18,7 @@ mod done;
 mod engine;
 mod failure;
 mod fetch;
+mod filter;
 mod flight;
 mod lane;
 mod metrics;

@@ -18,6 +18,7 @@ use crate::config::{EngineConfig, FetchConfig, JobTypeConfig, ProxyChoice};
 use crate::fetch::pace::Pace;
 use crate::fetch::request::complete;
 use crate::fetch::transfer::Sizes;
+use crate::filter::Filter;
 use crate::net::resolve::Resolver;
 use crate::net::tls;
 use crate::retry::Rules;
@@ -41,6 +42,8 @@ pub struct Profile {
     pub limits: HostLimits,
     /// Limits on bodies.
     pub sizes: Sizes,
+    /// What is left out on purpose.
+    pub filter: Filter,
     /// The limit on bytes per second; shared by all job types that have none of their own.
     pub pace: Option<Arc<Pace>>,
     /// Sent unless the task has them.
@@ -162,6 +165,7 @@ fn profile(
             part_size: config.storage.part_size,
             max_bytes: fetch.max_bytes,
         },
+        filter: Filter::new(&fetch).map_err(|error| wrong("fetch", error))?,
         pace: Pace::new(fetch.limit_rate),
         headers,
         auth,

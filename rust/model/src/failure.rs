@@ -135,6 +135,7 @@ codes! {
     DownloadExpired "DOWNLOAD_EXPIRED" Download permanent "The task's deadline passed.";
     DownloadHostUnavailable "DOWNLOAD_HOST_UNAVAILABLE" Download retryable "The host's circuit is open after many failures in a row.";
     DownloadRobotsDenied "DOWNLOAD_ROBOTS_DENIED" Download permanent "The host's robots.txt or X-Robots-Tag forbids it; the resource is filtered.";
+    DownloadFiltered "DOWNLOAD_FILTERED" Download permanent "The job type's filters leave out its type, size or status; the resource is filtered.";
     DownloadHttp3xx "DOWNLOAD_HTTP_3XX" Download permanent "A redirect without a place to go, or a 304 nobody asked for.";
     DownloadHttp408 "DOWNLOAD_HTTP_408" Download retryable "The origin answered 408 Request Timeout.";
     DownloadHttp425 "DOWNLOAD_HTTP_425" Download retryable "The origin answered 425 Too Early.";

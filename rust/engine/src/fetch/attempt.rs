@@ -122,6 +122,10 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
                 Answer::Failure => item.transfer = Some(std::mem::replace(&mut transfer, destination(core, item)?)),
             }
         }
+        if let Some(reason) = attempt.profile.filter.status(status) {
+            body::discard(&mut attempt, response).await;
+            return Err(filtered(reason, status));
+        }
         if let Err(failure) = judge_head(&response.head, &headers, &attempt.profile) {
             body::discard(&mut attempt, response).await;
             return Err(failure);
@@ -132,8 +136,19 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
             body::discard(&mut attempt, response).await;
             return Err(failure);
         }
+        let declared = text(&response.head.headers, header::CONTENT_TYPE);
+        if let Some(reason) = attempt.profile.filter.head(&declared, body::content_length(&response)) {
+            attempt.learned.content_type = declared;
+            body::discard(&mut attempt, response).await;
+            return Err(filtered(reason, status));
+        }
         return body::receive(&mut attempt, item, transfer, response, false).await;
     }
+}
+
+/// What a job type's filters make of an answer.
+pub fn filtered(reason: String, status: u16) -> Failure {
+    Failure::new(Code::DownloadFiltered, reason).status(status)
 }
 
 fn limits(core: &Core, item: &Item, profile: &Profile) -> Limits {

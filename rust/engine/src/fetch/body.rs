@@ -10,13 +10,14 @@ use bytes::Bytes;
 use fetchbox_model::failure::Code;
 use http::header;
 
-use super::attempt::{Answered, Attempt, text};
+use super::attempt::{Answered, Attempt, filtered, text};
 use super::transfer::{Kept, Transfer};
 use crate::core::Item;
 use crate::failure::{Failure, chain, find};
 use crate::net::link::{Broken, Link};
 use crate::resume::{Partial, plan};
 use crate::store::remote::ObjectFacts;
+use crate::verify::{SNIFF_BYTES, sniff};
 
 /// A body that nobody wants is read up to here, so that its connection can be used again.
 const DISCARD: u64 = 16 << 10;
@@ -91,13 +92,22 @@ pub async fn receive(
             Ok(Some(Err(error))) => break body_failure(&error),
             Ok(None) => match transfer.partial.total.filter(|total| *total != transfer.partial.received) {
                 Some(total) => break Failure::new(Code::DownloadTruncated, format!("{} of {total} bytes", transfer.partial.received)),
-                None => return finish(attempt, transfer, response, started, stored_before, resumed).await,
+                None => {
+                    if let Some(reason) = unwanted_whole(attempt, &transfer) {
+                        keep(attempt, response).await;
+                        return Err(filtered(reason, status));
+                    }
+                    return finish(attempt, transfer, response, started, stored_before, resumed).await;
+                }
             },
             Err(failure) => break failure,
         };
         let size = data.len();
         attempt.patience.progress(size as u64);
         transfer.push(data);
+        if let Some(reason) = unwanted(attempt, &transfer, size) {
+            return Err(filtered(reason, status));
+        }
         if transfer.partial.received > max {
             return Err(too_large(transfer.partial.received));
         }
@@ -125,6 +135,24 @@ pub async fn receive(
         item.transfer = Some(transfer);
     }
     Err(failure.status(status).with("bytes_received", received.to_string()))
+}
+
+/// Whether a body is to be left out, now that `more` bytes have come.
+fn unwanted(attempt: &Attempt<'_>, transfer: &Transfer, more: usize) -> Option<String> {
+    let filter = &attempt.profile.filter;
+    let received = transfer.partial.received;
+    let begun = SNIFF_BYTES as u64;
+    let shows = filter.has_types() && received >= begun && received - (more as u64) < begun;
+    let sniffed = || filter.sniffed(&attempt.learned.content_type, sniff(transfer.head()));
+    filter.size(received).or_else(|| if shows { sniffed() } else { None })
+}
+
+/// The same of a body that is whole.
+fn unwanted_whole(attempt: &Attempt<'_>, transfer: &Transfer) -> Option<String> {
+    let filter = &attempt.profile.filter;
+    let shows = filter.has_types() && transfer.partial.received < SNIFF_BYTES as u64;
+    let sniffed = || filter.sniffed(&attempt.learned.content_type, sniff(transfer.head()));
+    filter.too_small(transfer.partial.received).or_else(|| if shows { sniffed() } else { None })
 }
 
 async fn finish(
@@ -179,7 +207,7 @@ pub async fn discard(attempt: &mut Attempt<'_>, mut response: Answered) {
     }
 }
 
-fn content_length(response: &Answered) -> Option<u64> {
+pub fn content_length(response: &Answered) -> Option<u64> {
     response.head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.split(',').next()?.trim().parse().ok()
 }
 

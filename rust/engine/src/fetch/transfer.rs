@@ -165,6 +165,11 @@ impl Transfer {
         *self = fresh;
     }
 
+    /// The first bytes of what was received.
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
     /// Whether the store keeps facts beside an object's bytes.
     pub fn keeps_facts(&self) -> bool {
         matches!(self.store, Store::Remote(..))

@@ -173,7 +173,7 @@ impl Multipart {
     pub async fn complete(mut self) -> Result<String, Failure> {
         self.wait(0).await?;
         let Some(upload) = &mut self.upload else { return Ok(String::new()) };
-        let result = upload.complete().await.map_err(|error| classify_upload(&error))?;
+        let result = upload.complete().await.map_err(|error| classify_complete(&error))?;
         self.upload = None;
         Ok(result.e_tag.unwrap_or_default())
     }
@@ -210,6 +210,17 @@ fn classify_upload(error: &object_store::Error) -> Failure {
     match error {
         object_store::Error::NotFound { .. } => Failure::new(Code::UploadFailed, format!("store: the upload is gone: {}", chain(error))),
         other => classify(other),
+    }
+}
+
+/// The same for the completion. Who may put parts may complete them: a refusal is how some stores speak of an upload that is gone, most likely by a
+/// completion whose answer was lost. Where it is meant, the next attempt's first request is refused as well.
+fn classify_complete(error: &object_store::Error) -> Failure {
+    match classify_upload(error) {
+        failure if failure.code == Code::UploadAccessDenied => {
+            Failure::new(Code::UploadFailed, format!("{}, after its parts", failure.message))
+        }
+        failure => failure,
     }
 }
 

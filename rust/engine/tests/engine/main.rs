@@ -7,6 +7,7 @@ mod addresses;
 mod answers;
 mod close;
 mod dns;
+mod filters;
 mod http2;
 mod origins;
 mod proxies;
