@@ -51,7 +51,13 @@ def main(url_list: str, out: str, concurrency: str) -> int:
     process.crawl(crawler, url_list=url_list)
     process.start()
     assert crawler.stats is not None
-    return int(crawler.stats.get_value("downloader/exception_count", 0)) + int(crawler.stats.get_value("log_count/ERROR", 0))
+    # An exception of the downloader is no failure: it is tried again.
+    files = sum(crawler.stats.get_value(f"file_status_count/{status}", 0) for status in ("downloaded", "uptodate"))
+    with open(url_list, encoding="utf-8") as lines:
+        missing = sum(bool(line.strip()) for line in lines) - int(files)
+    if missing:
+        print(f"{missing} files are missing: {crawler.stats.get_stats()}", file=sys.stderr)
+    return missing
 
 
 if __name__ == "__main__":
