@@ -1,6 +1,7 @@
 //! Where a redirect leads and what may go along. Pure.
 
 use fetchbox_model::failure::Code;
+use fetchbox_model::manifest::has_empty_label;
 use url::{Host, Url};
 
 /// Caller headers that may cross an origin; none of them can hold a secret.
@@ -47,18 +48,12 @@ pub fn next_hop(visited: &[Url], location: Option<&str>, max_redirects: u32) -> 
 /// Only http and https with a host are fetched.
 pub fn check_scheme(url: &Url) -> Result<(), (Code, String)> {
     match url.scheme() {
-        // No name has such a label, and "127.0.0.1.." might pass for an address where somebody else resolves it.
-        "http" | "https" if has_empty_label(url) => Err((Code::DownloadBadUrl, "the host's name has an empty label".to_owned())),
+        "http" | "https" if matches!(url.host(), Some(Host::Domain(name)) if has_empty_label(name)) => {
+            Err((Code::DownloadBadUrl, "the host's name has an empty label".to_owned()))
+        }
         "http" | "https" if url.has_host() => Ok(()),
         "http" | "https" => Err((Code::DownloadBadUrl, "URL without a host".to_owned())),
         other => Err((Code::DownloadBadScheme, format!("scheme {other} is not fetched"))),
-    }
-}
-
-fn has_empty_label(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name.strip_suffix('.').unwrap_or(name).split('.').any(str::is_empty),
-        _ => false,
     }
 }
 

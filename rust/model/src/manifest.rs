@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 pub use attributes::{Attributes, Priority};
 pub use change::{Change, host_port};
-pub use check::{MAX_ID_CHARS, MAX_URL_BYTES};
+pub use check::{MAX_ID_CHARS, MAX_URL_BYTES, has_empty_label};
 pub use compile::{
     CompileContext, Compiled, Facts, PartitionBatch, PartitionBy, ProxyContext, StorageContext, compile, compile_tasks, partition_of,
 };

@@ -51,11 +51,18 @@ pub(super) fn url<'a>(url: &'a str, schemes: &[String]) -> Result<Cow<'a, str>, 
     }
     match url::Url::parse(url) {
         Ok(parsed) => match parsed.host_str() {
+            Some(host) if has_empty_label(host) => problem(Code::ValidationBadUrl, "the host's name has an empty label"),
             Some(host) if !host.is_empty() => Ok(Cow::Owned(host.to_owned())),
             _ => problem(Code::ValidationBadUrl, "the URL names no host"),
         },
         Err(error) => Err((Code::ValidationBadUrl, format!("the URL cannot be parsed: {error}").into())),
     }
+}
+
+/// Whether a host's name has two dots in a row or one at its start. No name has such a label, and "127.0.0.1.." might pass for an address where
+/// somebody else resolves it.
+pub fn has_empty_label(host: &str) -> bool {
+    !host.is_empty() && host.strip_suffix('.').unwrap_or(host).split('.').any(str::is_empty)
 }
 
 /// The host of an authority that needs no parser: ASCII labels that can be neither an address nor an encoded name.

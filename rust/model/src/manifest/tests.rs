@@ -146,6 +146,10 @@ fn faults_of_urls() {
         ("http://a%00b/", "VALIDATION_BAD_URL"),
         ("http://a<b/", "VALIDATION_BAD_URL"),
         ("http://XN--a\u{e9}/", "VALIDATION_BAD_URL"),
+        ("http://a..b/", "VALIDATION_BAD_URL"),
+        ("http://.a/", "VALIDATION_BAD_URL"),
+        ("http://3.0.0.1../", "VALIDATION_BAD_URL"),
+        ("http://./", "VALIDATION_BAD_URL"),
     ];
     for (url, code) in table {
         let member = format!(r#""url":{}"#, serde_json::to_string(url).unwrap());
