@@ -93,6 +93,7 @@ class Options(TypedDict, total=False):
     max_redirects: int
     per_host_concurrency: int
     per_host_rate: float | str
+    adaptive_rate: bool
     user_agent: str
     allow_networks: Iterable[str]
     verify_tls: bool

@@ -40,6 +40,8 @@ class Fetch(Section):
     """Downloads from one host at once, in each worker process."""
     per_host_rate: RateOrZero = 0.0
     """Requests per second to one host, in each worker process; 20 or "20/s". 0 for no limit."""
+    adaptive_rate: bool = True
+    """Whether a host that answers 429 or 503, or ever more slowly, is asked less often until it is well again."""
     user_agent: str = ""
     """The User-Agent header; empty sends fetchbox/VERSION. A header of the task wins."""
     allow_networks: Strings = ()

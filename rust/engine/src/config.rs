@@ -89,6 +89,8 @@ pub struct FetchConfig {
     pub per_host_concurrency: usize,
     /// Requests per second per host; 0 for no limit.
     pub per_host_rate: f64,
+    /// Whether a host that answers 429 or 503, or ever more slowly, is asked less often.
+    pub adaptive_rate: bool,
     /// The User-Agent header; a task's own wins.
     pub user_agent: String,
     /// Networks that may be connected to although the policy refuses them.
@@ -135,6 +137,7 @@ impl Default for FetchConfig {
             max_redirects: 10,
             per_host_concurrency: 8,
             per_host_rate: 0.0,
+            adaptive_rate: true,
             user_agent: concat!("fetchbox/", env!("CARGO_PKG_VERSION")).to_owned(),
             allow_networks: Vec::new(),
             verify_tls: true,

@@ -22,6 +22,7 @@ use crate::fetch::transfer::{Kept, Stored, Unsynced};
 use crate::flight::Flight;
 use crate::outcome::{self, Learned};
 use crate::retry::{Decision, Failed, decide};
+use crate::schedule::tempo::Sign;
 use crate::schedule::{HostId, LONGEST_WAIT, Next};
 use crate::store::local_failure;
 use crate::sync::lock;
@@ -154,7 +155,8 @@ impl Core {
             self.metrics.ended();
             match ended {
                 Ended::Kept(Kept { stored, unsynced }) => {
-                    let busy = self.free(host, Verdict::Good, None);
+                    let sign = Sign::Answered(learned.times.first_byte);
+                    let busy = self.free(host, Verdict::Good, None, Some((sign, started)));
                     let whole = Whole { item, learned, stored, run, handle, took: started.elapsed() };
                     match unsynced {
                         None => self.stored(whole, busy),
@@ -164,17 +166,18 @@ impl Core {
                 }
                 Ended::Failed(failure) => {
                     let longest = LONGEST_PAUSE.min(item.profile.rules.retry_after_max);
-                    let busy = self.free(host, verdict(&failure), failure.retry_after.map(|pause| pause.min(longest)));
+                    let pause = failure.retry_after.map(|pause| pause.min(longest));
+                    let busy = self.free(host, verdict(&failure), pause, Some((sign(&failure, &learned), started)));
                     self.failed(item, learned, failure, busy, &handle);
                     lock(&self.running).remove(&run);
                 }
                 Ended::Expired => {
-                    let busy = self.free(host, Verdict::Neutral, None);
+                    let busy = self.free(host, Verdict::Neutral, None, None);
                     self.fail(item, learned, Failure::new(Code::DownloadExpired, "the task's deadline has passed"), busy);
                     lock(&self.running).remove(&run);
                 }
                 Ended::Cancelled => {
-                    let busy = self.free(host, Verdict::Neutral, None);
+                    let busy = self.free(host, Verdict::Neutral, None, None);
                     self.drop_item(item, busy);
                     lock(&self.running).remove(&run);
                 }
@@ -183,10 +186,14 @@ impl Core {
         }
     }
 
-    /// Gives a slot back; returns whether there is other work.
-    fn free(&self, host: HostId, verdict: Verdict, pause: Option<Duration>) -> bool {
+    /// Gives a slot back; returns whether there is other work. `learned` is what an attempt that began then says of its host's load.
+    fn free(&self, host: HostId, verdict: Verdict, pause: Option<Duration>, learned: Option<(Sign, Instant)>) -> bool {
+        let now = Instant::now();
         let mut scheduler = lock(&self.scheduler);
-        scheduler.finish(host, verdict, pause, Instant::now());
+        if let Some((sign, sent)) = learned {
+            scheduler.learn(host, sign, sent, now);
+        }
+        scheduler.finish(host, verdict, pause, now);
         scheduler.running() + scheduler.queued() > 0
     }
 
@@ -293,6 +300,15 @@ impl Core {
         let outcome = outcome::failed(&item.task, learned, failure, attempts, now_ms());
         let result = FinishedKind::Outcome(Box::new(outcome));
         self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, busy);
+    }
+}
+
+/// What a failure says about its host's load. An answer through a proxy may be the proxy's own.
+fn sign(failure: &Failure, learned: &Learned) -> Sign {
+    match failure.http_status {
+        429 | 503 => Sign::Busy,
+        200..=499 if learned.proxy.is_empty() => Sign::Answered(learned.times.first_byte),
+        _ => Sign::None,
     }
 }
 

@@ -158,6 +158,7 @@ fn profile(
         },
         limits: HostLimits {
             concurrency: fetch.per_host_concurrency.max(1),
+            adaptive: fetch.adaptive_rate,
             interval: if fetch.per_host_rate > 0.0 { seconds(1.0 / fetch.per_host_rate) } else { Duration::ZERO },
         },
         sizes: Sizes {

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::breaker::Verdict;
 use host::{Host, Place};
+use tempo::Sign;
 
 mod host;
 mod silent;
+pub mod tempo;
 
 /// A retry or pause up to this long is waited for inside the engine.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(15);
@@ -32,6 +34,8 @@ pub struct HostLimits {
     pub concurrency: usize,
     /// Shortest time between two starts.
     pub interval: Duration,
+    /// Whether the host's answers make it longer.
+    pub adaptive: bool,
 }
 
 /// A task with what the scheduler needs to know of it.
@@ -284,6 +288,13 @@ impl<T> Scheduler<T> {
         {
             host.slow_down(delay, now);
             self.replace(id, now);
+        }
+    }
+
+    /// A request of `sent` was answered, or not; tell this before [`Scheduler::finish`].
+    pub fn learn(&mut self, id: HostId, sign: Sign, sent: Instant, now: Instant) {
+        if let Some(host) = self.hosts.get_mut(id).and_then(Option::as_mut) {
+            host.learn(sign, sent, now);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::tempo::{Sign, Tempo};
 use super::{Entry, LONGEST_WAIT};
 use crate::breaker::{Breaker, Verdict};
 
@@ -50,6 +51,9 @@ pub(super) struct Host<T> {
     interval: Duration,
     /// The host's own wish.
     delay: Duration,
+    /// Whether its answers decide how fast it is asked.
+    adaptive: bool,
+    tempo: Tempo,
     /// Earliest next start, by rate or by the host's own wish.
     next_at: Option<Instant>,
     urgent: BTreeMap<(u64, u64), Entry<T>>,
@@ -74,6 +78,8 @@ impl<T> Host<T> {
             concurrency: 1,
             interval: Duration::ZERO,
             delay: Duration::ZERO,
+            adaptive: false,
+            tempo: Tempo::default(),
             next_at: None,
             urgent: BTreeMap::new(),
             jobs: HashMap::new(),
@@ -85,6 +91,7 @@ impl<T> Host<T> {
     pub(super) fn push(&mut self, entry: Entry<T>, turn: u64) {
         self.concurrency = entry.limits.concurrency.max(1);
         self.interval = entry.limits.interval;
+        self.adaptive = entry.limits.adaptive;
         self.queued += 1;
         if self.is_empty() {
             self.last_turn = turn;
@@ -135,7 +142,11 @@ impl<T> Host<T> {
     pub(super) fn start(&mut self, now: Instant) -> Option<Entry<T>> {
         let entry = self.pop()?;
         self.running += 1;
-        let interval = self.interval.max(self.delay);
+        let mut interval = self.interval.max(self.delay);
+        if self.adaptive {
+            self.tempo.started(now);
+            interval = interval.max(self.tempo.gap());
+        }
         if interval > Duration::ZERO {
             let due = self.next_at.unwrap_or(now).max(now.checked_sub(SLACK).unwrap_or(now));
             self.next_at = Some(due + interval);
@@ -149,6 +160,13 @@ impl<T> Host<T> {
         if self.delay != delay {
             self.delay = delay;
             self.next_at = self.next_at.max(Some(now + delay));
+        }
+    }
+
+    /// What the answer to a request of `sent` says of the host's load.
+    pub(super) fn learn(&mut self, sign: Sign, sent: Instant, now: Instant) {
+        if self.adaptive {
+            self.tempo.learn(sign, sent, now);
         }
     }
 
@@ -204,7 +222,7 @@ impl<T> Host<T> {
 
     pub(super) fn place_at(&mut self, now: Instant, suspects_full: bool, too_silent: bool, turn: u64) -> Place {
         if self.is_empty() {
-            let remember = self.breaker.forget_at().max(self.next_at).filter(|at| *at > now);
+            let remember = self.breaker.forget_at().max(self.next_at).max(self.tempo.forget_at()).filter(|at| *at > now);
             return remember.map_or(Place::Idle, Place::Timed);
         }
         if let Some(until) = self.breaker.open_until(now) {

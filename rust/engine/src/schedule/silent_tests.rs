@@ -6,7 +6,7 @@ use super::super::{Entry, HostId, HostLimits, Next, Scheduler};
 use super::PATIENCE;
 use crate::breaker::Verdict;
 
-const LIMITS: HostLimits = HostLimits { concurrency: 8, interval: Duration::ZERO };
+const LIMITS: HostLimits = HostLimits { concurrency: 8, interval: Duration::ZERO, adaptive: false };
 const MOST_SILENT: usize = 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -1,6 +1,6 @@
 use super::*;
 
-const LIMITS: HostLimits = HostLimits { concurrency: 8, interval: Duration::ZERO };
+const LIMITS: HostLimits = HostLimits { concurrency: 8, interval: Duration::ZERO, adaptive: false };
 
 fn entry(host: &str, job: &str, task: u32) -> Entry<u32> {
     Entry { host: host.into(), job: job.into(), deadline_ms: 0, limits: LIMITS, since: Instant::now(), task }
@@ -75,7 +75,7 @@ fn earlier_deadlines_go_first_but_do_not_starve_the_rest() {
 fn the_rate_spaces_starts() {
     let mut now = Instant::now();
     let mut scheduler = Scheduler::new(64);
-    let limits = HostLimits { concurrency: 8, interval: Duration::from_millis(50) };
+    let limits = HostLimits { concurrency: 8, interval: Duration::from_millis(50), ..LIMITS };
     for task in 0..3 {
         scheduler.push(Entry { limits, ..entry("a", "j", task) }, now);
     }
@@ -92,7 +92,7 @@ fn the_rate_spaces_starts() {
 fn a_rate_finer_than_the_timer_is_reached_and_a_delay_is_not_made_up_for_without_end() {
     let mut now = Instant::now();
     let mut scheduler = Scheduler::new(64);
-    let limits = HostLimits { concurrency: 8, interval: Duration::from_micros(200) };
+    let limits = HostLimits { concurrency: 8, interval: Duration::from_micros(200), ..LIMITS };
     for task in 0..1000 {
         scheduler.push(Entry { limits, ..entry("a", "j", task) }, now);
     }

@@ -1,12 +1,12 @@
 //! Hosts side by side: dead ones slow only themselves, limits hold.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fetchbox_engine::FinishedKind;
 
-use crate::support::origin::{Origin, Step, ok};
+use crate::support::origin::{Origin, Step, ok, send};
 use crate::support::{Fetcher, assert_stored, outcome, task};
 
 #[test]
@@ -179,4 +179,30 @@ fn what_waits_for_silent_hosts_is_handed_on_when_too_much_waits() {
         assert!(matches!(finished.result, FinishedKind::Later { not_before_ms, .. } if not_before_ms > now + 50_000));
     }
     assert!(fetcher.engine().stats().queued <= 100);
+}
+
+/// One download at a time, 30 ms each; the 21st request is refused once.
+#[test]
+fn a_host_that_is_too_busy_is_asked_half_as_often() {
+    let since = Instant::now();
+    let times: Arc<Mutex<Vec<Duration>>> = Arc::default();
+    let seen = times.clone();
+    let origin = Origin::new(move |n, _| {
+        seen.lock().unwrap().push(since.elapsed());
+        let answer = if n == 20 { vec![send("HTTP/1.1 429 Slow down\r\nContent-Length: 0\r\n\r\n")] } else { ok(b"x") };
+        [vec![Step::Pause(Duration::from_millis(30))], answer].concat()
+    });
+    let mut fetcher = Fetcher::new(|config| {
+        config.fetch.per_host_concurrency = 1;
+        config.fetch.max_attempts = 3;
+        config.fetch.backoff_base = 0.001;
+    });
+    for number in 0..30 {
+        fetcher.submit(task(&origin.url(&format!("/{number}"))));
+    }
+    fetcher.drain(30).into_iter().for_each(|finished| assert_stored(&outcome(finished)));
+    let times = times.lock().unwrap();
+    assert_eq!(times.len(), 31);
+    let (before, after) = ((times[20] - times[0]) / 20, (times[30] - times[21]) / 9);
+    assert!(after >= before * 8 / 5, "one every {before:?} before, one every {after:?} after");
 }
