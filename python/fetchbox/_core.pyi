@@ -123,6 +123,8 @@ class OutcomeBatch:
         """How many of them are stored, and their bytes."""
     def unstored(self) -> list[Outcome]:
         """Objects for those that are not stored."""
+    def remembered(self) -> list[tuple[bytes, bytes]]:
+        """What to remember for the next run with `reuse`: name and value."""
     def encode(self) -> list[tuple[int, bytes]]:
         """Place and bytes of each, for `decode` in another process."""
     @staticmethod
@@ -245,6 +247,10 @@ class Engine:
 
         Their index counts from `first_index`. With `named` a task without a key is named by `object_key`.
         """
+    def prepare_tasks(self, tasks: bytes, first_index: int, named: bool) -> list[bytes | None]:
+        """The first half of `submit_tasks`, with `reuse`: the names under which something may be remembered of each, or None."""
+    def submit_prepared(self, known: dict[bytes, tuple[bytes, int]]) -> int:
+        """The second half: by name what is remembered, and for how many milliseconds. Returns how many were started."""
     def drain(self, limit: int) -> OutcomeBatch: ...
     def settle(self, outcomes: OutcomeBatch) -> Report:
         """Counts finished tasks as settled or handed on and says what to publish and commit for them. Publish every report, in order, until

@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
     from fetchbox.config import Config
+    from fetchbox.memory import Memory
 
     Settings = Config | Mapping[str, Any] | Path
     """A configuration: checked already, as nested dictionaries, or a TOML file."""
@@ -117,15 +119,18 @@ def fetch(
     store: str | os.PathLike[str] | ObjectStore = "fetched",
     config: Settings | None = None,
     concurrency: int | None = None,
+    reuse_file: str | os.PathLike[str] | None = None,
     **options: Unpack[Options],
 ) -> Generator[Outcome, None, None]:
     """Downloads `urls` and yields an Outcome for each, in the order in which they finish.
 
     `urls` holds URLs or DownloadTasks. `store` is a directory, a URL (`s3://bucket/prefix`, `file:///…`) or an obstore store. `options` are
     keys of `[fetch]` (`max_bytes="50MB"`, `allow_networks=[…]`, …), laid over `config` or, without it, over `FETCHBOX__FETCH__*` in the
-    environment. Raises UsageError or ConfigError at once, StoreError before the first download. Leaving the loop early ends the downloads.
+    environment. With `reuse=True` what has not changed since an earlier run is `reused`; what is remembered of that lies in `reuse_file`,
+    for a directory by default in a hidden file there. Raises UsageError or ConfigError at once, StoreError before the first download.
+    Leaving the loop early ends the downloads.
     """
-    return _singly(batches(urls, store=store, config=config, concurrency=concurrency, **options))
+    return _singly(batches(urls, store=store, config=config, concurrency=concurrency, reuse_file=reuse_file, **options))
 
 
 def afetch(
@@ -134,11 +139,12 @@ def afetch(
     store: str | os.PathLike[str] | ObjectStore = "fetched",
     config: Settings | None = None,
     concurrency: int | None = None,
+    reuse_file: str | os.PathLike[str] | None = None,
     **options: Unpack[Options],
 ) -> AsyncGenerator[Outcome, None]:
     """`fetch` for asyncio and uvloop; `urls` may be an async iterable as well. Cancelling the task or leaving the loop ends the
     downloads."""
-    engine = Engine(store, config=config, concurrency=concurrency, **options)
+    engine = Engine(store, config=config, concurrency=concurrency, reuse_file=reuse_file, **options)
     return _aonce(engine, urls if isinstance(urls, AsyncIterable) else _iterator(urls))
 
 
@@ -148,10 +154,11 @@ def batches(
     store: str | os.PathLike[str] | ObjectStore = "fetched",
     config: Settings | None = None,
     concurrency: int | None = None,
+    reuse_file: str | os.PathLike[str] | None = None,
     **options: Unpack[Options],
 ) -> Generator[OutcomeBatch, None, None]:
     """`fetch` for those who only count: what finished together, without an object for each outcome."""
-    engine = Engine(store, config=config, concurrency=concurrency, **options)
+    engine = Engine(store, config=config, concurrency=concurrency, reuse_file=reuse_file, **options)
     return _once(engine, _iterator(urls))
 
 
@@ -194,11 +201,14 @@ class Engine:
         *,
         config: Settings | None = None,
         concurrency: int | None = None,
+        reuse_file: str | os.PathLike[str] | None = None,
         **options: Unpack[Options],
     ) -> None:
         url, self._store = store_of(store)
         self._options = _engine_options(config, concurrency, {**options})
         self._options["storage"]["url"] = url
+        self._memory_path = _memory_path(url, reuse_file) if self._options["fetch"].get("reuse") else None
+        self._memory: Memory | None = None
         # The same input finds its objects again, and two runs into one directory do not meet by their counting.
         self._named = self._options["storage"].get("key_template") is None
         self._chunk = min(CHUNK, max(int(self._options["concurrency"]), 1))
@@ -233,6 +243,8 @@ class Engine:
         # After a fork its threads are the parent's: there is nothing here that could be closed.
         if native is not None and self._pid == os.getpid():
             native.close(CLOSE_SECONDS)
+            if self._memory is not None:
+                self._memory.close()
 
     def fetch(self, urls: Iterable[Task | Pause]) -> Generator[Outcome, None, None]:
         """Downloads `urls` as `fetchbox.fetch` does. Leaving the loop early ends this run's downloads; the engine can be used again."""
@@ -276,6 +288,14 @@ class Engine:
                 raise StoreError(error.message) from error
             raise ConfigError.single(error.code, error.message) from error
         self._pid = os.getpid()
+        if self._memory_path is not None:
+            from fetchbox.memory import Memory
+
+            try:
+                self._memory = Memory(self._memory_path)
+            except StoreError:
+                self.close()
+                raise
 
     def _begin(self) -> None:
         if self._busy:
@@ -417,16 +437,24 @@ class Engine:
             if isinstance(task, DownloadTask) and task.deadline is not None:
                 tasks[index - self._next_index] = msgspec.structs.replace(task, deadline=_milliseconds(task.deadline, index))
         try:
-            started = self._engine.submit_tasks(_encoder.encode(tasks), self._next_index, self._named)
+            started = self._start_tasks(_encoder.encode(tasks))
         except (TypeError, UnicodeEncodeError, CoreError):
-            started = self._engine.submit_tasks(_checked(tasks, self._next_index), self._next_index, self._named)
+            started = self._start_tasks(_checked(tasks, self._next_index))
         self._next_index += len(tasks)
         self._ahead += started
+
+    def _start_tasks(self, encoded: bytes) -> int:
+        if self._memory is None:
+            return self._engine.submit_tasks(encoded, self._next_index, self._named)
+        names = self._engine.prepare_tasks(encoded, self._next_index, self._named)
+        return self._engine.submit_prepared(self._memory.known(names))
 
     def _drain(self) -> OutcomeBatch:
         """The outcomes that wait, at most DRAIN_LIMIT."""
         batch = self._engine.drain(DRAIN_LIMIT)
         self._ahead -= len(batch)
+        if self._memory is not None:
+            self._memory.keep(batch.remembered())
         return batch
 
     def _abandon(self) -> None:
@@ -507,6 +535,16 @@ def _engine_options(config: Settings | None, concurrency: int | None, fetch: dic
     if concurrency is not None:
         fetch = {**fetch, "concurrency": concurrency}
     return engine_options(load_library(config=config, **fetch), library=True)
+
+
+def _memory_path(url: str, reuse_file: str | os.PathLike[str] | None) -> Path:
+    if reuse_file is not None:
+        return Path(os.fsdecode(reuse_file)).absolute()
+    if not url.startswith("file:"):
+        raise UsageError("with reuse, what is remembered for the next run is kept in a file beside the output: name one with reuse_file")
+    from fetchbox.memory import FILE
+
+    return Path(unquote(urlsplit(url).path)) / FILE
 
 
 def _iterator(urls: Iterable[Task | Pause]) -> Iterator[Task | Pause]:

@@ -7,7 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={}", root.display());
     let files = protox::compile(["jobs.proto"], [&root])?;
     prost_build::Config::new()
-        .bytes([".fetchbox.jobs.ResourceOutcome.sha256", ".fetchbox.jobs.TaskAttributes.extra"])
+        .bytes([".fetchbox.jobs.ResourceOutcome.sha256", ".fetchbox.jobs.ResourceOutcome.reuse_key", ".fetchbox.jobs.TaskAttributes.extra"])
         .btree_map(["."])
         .compile_fds(files)?;
     Ok(())

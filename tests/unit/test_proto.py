@@ -88,6 +88,7 @@ MESSAGES = {
         "finished_at_ms": (21, "uint64"),
         "task": (22, "DownloadTask"),
         "context": (23, STRINGS),
+        "reuse_key": (24, "bytes"),
     },
     "Timings": {
         name: (number, "uint32") for number, name in enumerate(("dns", "connect", "tls", "first_byte", "body", "store", "queued"), 1)

@@ -50,6 +50,7 @@ _FLAGS = {
     "fetch.max_attempts": "--retry",
     "fetch.max_bytes": "--max-filesize",
     "fetch.limit_rate": "--limit-rate",
+    "fetch.reuse_max_age": "--reuse-max-age",
     "proxy.pools.get": "-x",
 }
 """Where a setting came from when its flag was given."""
@@ -74,6 +75,15 @@ def get(
     concurrency: Annotated[int | None, typer.Option("--concurrency", "-j", min=1, max=100_000, help="Downloads at once.")] = None,
     as_json: JsonOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Download again what is stored already.")] = False,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Ask the origins whether what is stored has changed, and download only that.")
+    ] = False,
+    reuse_max_age: Annotated[
+        str | None, typer.Option("--reuse-max-age", metavar="DURATION", help="With --reuse: do not even ask again within 1h, 7d, …")
+    ] = None,
+    reuse_file: Annotated[
+        Path | None, typer.Option("--reuse-file", metavar="FILE", help="Where --reuse remembers; needed for a bucket.")
+    ] = None,
     allow_network: Annotated[
         list[str] | None, typer.Option("--allow-network", metavar="CIDR", help="Allow a private network; 127.0.0.0/8 for loopback.")
     ] = None,
@@ -104,7 +114,13 @@ def get(
     for source in sources:
         source.check()
     store_of(out)
+    if overwrite and (reuse or reuse_max_age):
+        raise UsageError("--overwrite downloads everything and --reuse what has changed: give one of them")
+    if (reuse or reuse_max_age) and reuse_file is None and "://" in out and not out.startswith("file:"):
+        raise UsageError("--reuse with a bucket needs --reuse-file FILE: there it remembers what to ask the origins about")
     fetch = _given(
+        reuse=False if overwrite else (True if reuse or reuse_max_age else None),
+        reuse_max_age=reuse_max_age,
         allow_networks=allow_network or None,
         user_agent=user_agent,
         verify_tls=False if insecure else None,
@@ -119,9 +135,11 @@ def get(
     make = _tasks(_headers(header or ()), PROXY_POOL if proxy else None)
     counts = [source.count() for source in sources]
     total = None if None in counts else len(urls or ()) + sum(count or 0 for count in counts)
-    run = _Run(out, tree, concurrency, Tally(total), as_json=as_json, quiet=quiet, verbose=verbose)
+    run = _Run(out, tree, concurrency, Tally(total), reuse_file, as_json=as_json, quiet=quiet, verbose=verbose)
+    # With reuse it is the origin that says whether what is there is complete and current.
+    looks = not overwrite and not tree.get("fetch", {}).get("reuse")
     with _signals():
-        run.go(_items(urls or (), sources), make, existing(out, tree) if not overwrite else None)
+        run.go(_items(urls or (), sources), make, existing(out, tree) if looks else None)
     return run.status
 
 
@@ -160,12 +178,22 @@ class _Run:
     """One invocation: feeds the library, prints outcomes, keeps the tally."""
 
     def __init__(
-        self, out: str, tree: dict[str, Any], concurrency: int | None, tally: Tally, *, as_json: bool, quiet: bool, verbose: bool
+        self,
+        out: str,
+        tree: dict[str, Any],
+        concurrency: int | None,
+        tally: Tally,
+        reuse_file: Path | None,
+        *,
+        as_json: bool,
+        quiet: bool,
+        verbose: bool,
     ) -> None:
         self.status = 0
         self._out = out
         self._tree = tree
         self._concurrency = concurrency
+        self._reuse_file = reuse_file
         self._tally = tally
         self._show = Show(tally, "get", quiet=quiet)
         self._as_json = as_json
@@ -190,7 +218,8 @@ class _Run:
         with self._show:
             try:
                 tasks = self._feed(items, make, existing)
-                with contextlib.closing(batches(tasks, store=self._out, concurrency=self._concurrency, config=self._tree)) as finished:
+                run = batches(tasks, store=self._out, concurrency=self._concurrency, config=self._tree, reuse_file=self._reuse_file)
+                with contextlib.closing(run) as finished:
                     for batch in finished:
                         self._count(batch)
                         if self._store_gone is not None:

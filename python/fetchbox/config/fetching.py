@@ -68,9 +68,9 @@ class Fetch(Section):
     filter_statuses: Statuses = ()
     """Statuses that are filtered instead of failed or tried again: `[404, 410]`, `["5xx"]`."""
     reuse: bool = False
-    """Whether an object that is still current is reused instead of fetched again."""
+    """Whether what has not changed since it was stored is reused instead of fetched again: docs/reuse.md."""
     reuse_max_age: DurationOrZero = 0.0
-    """How long an object may be reused without asking its origin; 0 always asks."""
+    """With `reuse`: how long after its origin confirmed it an object is reused without asking; 0 always asks."""
 
 
 class Storage(Section):

@@ -179,6 +179,7 @@ class Exchange:
 
     async def send(self, *pieces: bytes) -> None:
         """Writes bytes as they are and waits for the socket's buffer. Raises ConnectionError when the client is gone."""
+        self.origin.bytes_sent += sum(map(len, pieces))
         self.writer.writelines(pieces)
         await self.writer.drain()
 

@@ -56,6 +56,8 @@ class Origin:
         self.requests: deque[Request] = deque(maxlen=KEPT_REQUESTS)
         self.counts: Counter[str] = Counter()
         self.open_connections = 0
+        self.bytes_sent = 0
+        """All that was ever answered, heads included."""
         self.certificates: Certificates | None = None
         self.black_hole = BlackHole()
         self._tls = tls

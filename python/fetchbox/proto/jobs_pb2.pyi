@@ -201,7 +201,7 @@ class Timings(_message.Message):
     def __init__(self, dns: _Optional[int] = ..., connect: _Optional[int] = ..., tls: _Optional[int] = ..., first_byte: _Optional[int] = ..., body: _Optional[int] = ..., store: _Optional[int] = ..., queued: _Optional[int] = ...) -> None: ...
 
 class ResourceOutcome(_message.Message):
-    __slots__ = ("resource_id", "resource_index", "generation", "state", "code", "message", "http_status", "final_url", "redirects", "attempts", "proxy", "size", "sha256", "etag", "last_modified", "content_type", "sniffed_type", "storage_url", "storage_etag", "timings", "finished_at_ms", "task", "context")
+    __slots__ = ("resource_id", "resource_index", "generation", "state", "code", "message", "http_status", "final_url", "redirects", "attempts", "proxy", "size", "sha256", "etag", "last_modified", "content_type", "sniffed_type", "storage_url", "storage_etag", "timings", "finished_at_ms", "task", "context", "reuse_key")
     class ContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -232,6 +232,7 @@ class ResourceOutcome(_message.Message):
     FINISHED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    REUSE_KEY_FIELD_NUMBER: _ClassVar[int]
     resource_id: str
     resource_index: int
     generation: int
@@ -255,7 +256,8 @@ class ResourceOutcome(_message.Message):
     finished_at_ms: int
     task: DownloadTask
     context: _containers.ScalarMap[str, str]
-    def __init__(self, resource_id: _Optional[str] = ..., resource_index: _Optional[int] = ..., generation: _Optional[int] = ..., state: _Optional[_Union[ResourceState, str]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., http_status: _Optional[int] = ..., final_url: _Optional[str] = ..., redirects: _Optional[int] = ..., attempts: _Optional[int] = ..., proxy: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., etag: _Optional[str] = ..., last_modified: _Optional[str] = ..., content_type: _Optional[str] = ..., sniffed_type: _Optional[str] = ..., storage_url: _Optional[str] = ..., storage_etag: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., finished_at_ms: _Optional[int] = ..., task: _Optional[_Union[DownloadTask, _Mapping]] = ..., context: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    reuse_key: bytes
+    def __init__(self, resource_id: _Optional[str] = ..., resource_index: _Optional[int] = ..., generation: _Optional[int] = ..., state: _Optional[_Union[ResourceState, str]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., http_status: _Optional[int] = ..., final_url: _Optional[str] = ..., redirects: _Optional[int] = ..., attempts: _Optional[int] = ..., proxy: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., etag: _Optional[str] = ..., last_modified: _Optional[str] = ..., content_type: _Optional[str] = ..., sniffed_type: _Optional[str] = ..., storage_url: _Optional[str] = ..., storage_etag: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., finished_at_ms: _Optional[int] = ..., task: _Optional[_Union[DownloadTask, _Mapping]] = ..., context: _Optional[_Mapping[str, str]] = ..., reuse_key: _Optional[bytes] = ...) -> None: ...
 
 class JobLog(_message.Message):
     __slots__ = ("job_id", "resource_id", "level", "message", "fields", "timestamp_ms", "trace_id")

@@ -59,15 +59,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }),
     )?;
     let total = urls.len();
-    let tasks = urls.into_iter().enumerate().map(|(index, url)| Submission {
-        token: index as u64,
-        task: DownloadTask {
+    let tasks = urls.into_iter().enumerate().map(|(index, url)| {
+        let task = DownloadTask {
             job_id: "bench".into(),
             job_type: "bench".into(),
             resource_id: index.to_string(),
             url,
             ..DownloadTask::default()
-        },
+        };
+        Submission::new(task, index as u64)
     });
     let tasks: Vec<Submission> = tasks.collect();
     let (user_before, system_before, _) = usage();

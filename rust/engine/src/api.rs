@@ -2,6 +2,8 @@
 
 use fetchbox_model::message::{DownloadTask, ResourceOutcome};
 
+use crate::reuse::Reuse;
+
 /// A task handed to the engine.
 #[derive(Debug, Clone)]
 pub struct Submission {
@@ -9,6 +11,15 @@ pub struct Submission {
     pub task: DownloadTask,
     /// The caller's own mark; comes back with the task.
     pub token: u64,
+    /// Set for a task that may reuse an object and be reused.
+    pub reuse: Option<Box<Reuse>>,
+}
+
+impl Submission {
+    /// A task without anything to reuse.
+    pub fn new(task: DownloadTask, token: u64) -> Self {
+        Self { task, token, reuse: None }
+    }
 }
 
 /// A task the engine is done with.

@@ -25,6 +25,7 @@ use crate::outcome::{self, Learned};
 use crate::profile::{Profile, Profiles};
 use crate::proxy::Pools;
 use crate::retry::{Decision, Failed, Rules, decide};
+use crate::reuse::Reuse;
 use crate::robots::Sites;
 use crate::schedule::{Entry, LONGEST_WAIT, Scheduler};
 use crate::store::Stores;
@@ -49,6 +50,8 @@ pub struct Item {
     pub url: Url,
     /// Its job type's settings.
     pub profile: Arc<Profile>,
+    /// What it may reuse, and the name under which its object is remembered.
+    pub reuse: Option<Box<Reuse>>,
     /// A transfer that broke and can go on.
     pub transfer: Option<Transfer>,
     /// The host it is limited with.
@@ -119,7 +122,7 @@ impl Core {
         let mut last: Option<(Arc<str>, Arc<str>)> = None;
         let mut items: Vec<Box<Item>> = Vec::with_capacity(submissions.len());
         let now = Instant::now();
-        for Submission { task, token } in submissions {
+        for Submission { task, token, reuse } in submissions {
             if self.closing.load(Ordering::Acquire) {
                 self.done.push(Finished { token, task, attempts: Vec::new(), result: FinishedKind::Dropped }, true);
                 continue;
@@ -151,6 +154,7 @@ impl Core {
                 task,
                 url,
                 profile,
+                reuse,
                 transfer: None,
                 host,
                 job,

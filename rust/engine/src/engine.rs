@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fetchbox_model::failure::Code;
 use fetchbox_model::message::DownloadTask;
+use fetchbox_model::reuse::KEY_BYTES;
 use object_store::ObjectStore;
 use rustix::process::{Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
@@ -186,6 +187,17 @@ impl Engine {
     /// Milliseconds since the epoch as they would be if nobody had set the clock since the engine started.
     pub fn steady_ms(&self) -> u64 {
         self.core.wall.steady_ms()
+    }
+
+    /// Whether any job type reuses anything.
+    pub fn reuses(&self) -> bool {
+        self.core.profiles.all().any(|profile| profile.fetch.reuse)
+    }
+
+    /// The name under which the object of a task is remembered; `None` where nothing is reused.
+    pub fn reuse_key(&self, task: &DownloadTask) -> Option<[u8; KEY_BYTES]> {
+        let profile = self.core.profiles.of(&task.job_type);
+        if profile.fetch.reuse { fetchbox_model::reuse::key(&profile.reuse_scope, task) } else { None }
     }
 
     /// Counts at this moment.

@@ -1,6 +1,7 @@
 //! One attempt: from a task to an object or a failure.
 
 pub mod attempt;
+pub mod before;
 pub mod body;
 pub mod pace;
 pub mod patience;

@@ -22,6 +22,7 @@ use crate::fetch::transfer::{Kept, Stored, Unsynced};
 use crate::flight::Flight;
 use crate::outcome::{self, Learned};
 use crate::retry::{Decision, Failed, decide};
+use crate::reuse::{self, How};
 use crate::schedule::tempo::Sign;
 use crate::schedule::{HostId, LONGEST_WAIT, Next};
 use crate::store::local_failure;
@@ -155,8 +156,11 @@ impl Core {
             self.metrics.ended();
             match ended {
                 Ended::Kept(Kept { stored, unsynced }) => {
+                    // A host that was not asked has shown nothing.
+                    let asked = stored.reused != Some(How::Trusted);
+                    let verdict = if asked { Verdict::Good } else { Verdict::Neutral };
                     let sign = Sign::Answered(learned.times.first_byte);
-                    let busy = self.free(host, Verdict::Good, None, Some((sign, started)));
+                    let busy = self.free(host, verdict, None, asked.then_some((sign, started)));
                     let whole = Whole { item, learned, stored, run, handle, took: started.elapsed() };
                     match unsynced {
                         None => self.stored(whole, busy),
@@ -224,9 +228,14 @@ impl Core {
 
     fn stored(&self, whole: Whole, busy: bool) {
         let Whole { item, learned, stored, run, took, .. } = whole;
-        self.metrics.stored(stored.size, took.as_secs_f64());
+        match stored.reused {
+            None => self.metrics.stored(stored.size, took.as_secs_f64()),
+            Some(how) => self.metrics.reused(how, stored.size),
+        }
         let attempts = item.task.attempt + item.attempts.len() as u32 + 1;
-        let outcome = outcome::stored(&item.task, learned, stored, attempts, now_ms());
+        let how = stored.reused;
+        let mut outcome = outcome::stored(&item.task, learned, stored, attempts, now_ms());
+        reuse::mark(&mut outcome, item.reuse.as_deref(), how);
         let result = FinishedKind::Outcome(Box::new(outcome));
         self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, busy);
         lock(&self.running).remove(&run);

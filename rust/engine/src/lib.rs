@@ -30,6 +30,7 @@ mod proxy;
 mod redirect;
 mod resume;
 mod retry;
+mod reuse;
 mod robots;
 mod schedule;
 mod store;
@@ -43,4 +44,5 @@ pub use api::{EngineError, FailedAttempt, Finished, FinishedKind, Stats, Submiss
 pub use config::{AuthConfig, EngineConfig, FetchConfig, JobStorageConfig, JobTypeConfig, ProxyChoice, ProxyPoolConfig, StorageConfig};
 pub use engine::Engine;
 pub use flight::digest;
+pub use reuse::Reuse;
 pub use store::housekeeper::{Housekeeper, Place, Upload};

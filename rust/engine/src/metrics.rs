@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::reuse::How;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByCode {
     code: &'static str,
@@ -18,6 +20,11 @@ struct ByCode {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByPool {
     pool: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByHow {
+    how: &'static str,
 }
 
 /// The metrics and their registry.
@@ -29,6 +36,7 @@ pub struct Metrics {
     failures: Family<ByCode, Counter>,
     retries: Family<ByCode, Counter>,
     storage: Family<ByCode, Counter>,
+    reused: Family<ByHow, Counter>,
     proxies: Family<ByPool, Counter>,
     dead_letters: Counter,
 }
@@ -45,6 +53,7 @@ impl Metrics {
             failures: Family::default(),
             retries: Family::default(),
             storage: Family::default(),
+            reused: Family::default(),
             proxies: Family::default(),
             dead_letters: Counter::default(),
         };
@@ -55,10 +64,11 @@ impl Metrics {
             "Time of a stored download, its last attempt",
             metrics.duration.clone(),
         );
-        registry.register("fetchbox_worker_download_bytes", "Bytes of stored bodies", metrics.bytes.clone());
+        registry.register("fetchbox_worker_download_bytes", "Bytes of whole bodies that came", metrics.bytes.clone());
         registry.register("fetchbox_worker_download_failures", "Failed attempts", metrics.failures.clone());
         registry.register("fetchbox_worker_download_retries", "Attempts that were followed by another", metrics.retries.clone());
         registry.register("fetchbox_worker_storage_failures", "Attempts that failed at the store", metrics.storage.clone());
+        registry.register("fetchbox_worker_reused", "Objects reused instead of stored again", metrics.reused.clone());
         registry.register("fetchbox_proxy_failures", "Failures of proxy endpoints", metrics.proxies.clone());
         registry.register("fetchbox_worker_dead_letters", "Tasks that failed for good", metrics.dead_letters.clone());
         metrics
@@ -78,6 +88,14 @@ impl Metrics {
     pub fn stored(&self, bytes: u64, seconds: f64) {
         self.bytes.inc_by(bytes);
         self.duration.observe(seconds);
+    }
+
+    /// An object of before took the place of a body of `bytes`.
+    pub fn reused(&self, how: How, bytes: u64) {
+        self.reused.get_or_create(&ByHow { how: how.as_str() }).inc();
+        if how == How::SameBody {
+            self.bytes.inc_by(bytes);
+        }
     }
 
     /// An attempt failed.
@@ -128,16 +146,20 @@ mod tests {
         metrics.proxy_failed("p");
         metrics.dead_letter();
         metrics.stored(7, 0.1);
+        metrics.reused(How::NotModified, 100);
+        metrics.reused(How::SameBody, 3);
         let text = metrics.text();
         for line in [
             "fetchbox_worker_tasks_inflight 1",
             "fetchbox_worker_download_duration_seconds_count 1",
-            "fetchbox_worker_download_bytes_total 7",
+            "fetchbox_worker_download_bytes_total 10",
             "fetchbox_worker_download_failures_total{code=\"UPLOAD_FAILED\"} 1",
             "fetchbox_worker_download_retries_total{code=\"UPLOAD_FAILED\"} 1",
             "fetchbox_worker_storage_failures_total{code=\"UPLOAD_FAILED\"} 1",
             "fetchbox_proxy_failures_total{pool=\"p\"} 1",
             "fetchbox_worker_dead_letters_total 1",
+            "fetchbox_worker_reused_total{how=\"not_modified\"} 1",
+            "fetchbox_worker_reused_total{how=\"same_body\"} 1",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }

@@ -8,6 +8,7 @@ use fetchbox_model::message::{DownloadTask, ResourceOutcome, ResourceState, Timi
 
 use crate::failure::Failure;
 use crate::fetch::transfer::Stored;
+use crate::reuse::How;
 
 /// Longest message and context value in bytes: origins choose some of their text.
 const MAX_TEXT: usize = 1024;
@@ -54,13 +55,14 @@ pub struct Learned {
     pub times: Times,
 }
 
-/// The outcome of a stored resource.
+/// The outcome of a resource whose object is in its place, stored now or reused.
 pub fn stored(task: &DownloadTask, mut learned: Learned, stored: Stored, attempts: u32, now_ms: u64) -> ResourceOutcome {
     let mut outcome = base(task, &mut learned, attempts, now_ms);
-    outcome.state = ResourceState::Stored.into();
+    outcome.state = if stored.reused.is_some() { ResourceState::Reused } else { ResourceState::Stored }.into();
+    outcome.message = stored.reused.map(How::message).unwrap_or_default().to_owned();
     outcome.size = stored.size;
     outcome.sha256 = Bytes::copy_from_slice(&stored.sha256);
-    outcome.sniffed_type = stored.sniffed.to_owned();
+    outcome.sniffed_type = stored.sniffed.into_owned();
     outcome.storage_url = stored.url;
     outcome.storage_etag = stored.etag;
     outcome.etag = learned.etag;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fetchbox_model::key::KeyTemplate;
+use fetchbox_model::reuse::{KEY_BYTES, digest};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rustls::ClientConfig;
@@ -62,6 +63,8 @@ pub struct Profile {
     pub metadata: BTreeMap<String, String>,
     /// Pools for tasks that name none.
     pub proxy: ProxyChoice,
+    /// Stands for all settings that an answer or its object may depend on, wherever they are worked out.
+    pub reuse_scope: [u8; KEY_BYTES],
 }
 
 /// All job types' settings.
@@ -84,6 +87,11 @@ impl Profiles {
             named.insert(name.clone(), Arc::new(own));
         }
         Ok(Self { default, named })
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Profile>> {
+        self.named.values().chain([&self.default])
     }
 
     /// The settings of a job type.
@@ -142,6 +150,7 @@ fn profile(
         }
         _ => None,
     };
+    let reuse_scope = scope(&headers, auth.as_ref(), &metadata, job_type);
     let mut plain = HeaderMap::new();
     complete(&mut plain, &headers, auth.as_ref());
     Ok(Profile {
@@ -176,8 +185,27 @@ fn profile(
         key_prefix: job_type.storage.key_prefix.clone().unwrap_or_default(),
         metadata,
         proxy: job_type.proxy.clone().unwrap_or_default(),
+        reuse_scope,
         fetch,
     })
+}
+
+fn scope(
+    headers: &[(HeaderName, HeaderValue)],
+    auth: Option<&HeaderValue>,
+    metadata: &BTreeMap<String, String>,
+    job_type: &JobTypeConfig,
+) -> [u8; KEY_BYTES] {
+    let ours = FetchConfig::default().user_agent;
+    // A new version is no other visitor.
+    let matters = |(name, value): &&(HeaderName, HeaderValue)| *name != http::header::USER_AGENT || value.as_bytes() != ours.as_bytes();
+    let headers: Vec<&[u8]> =
+        headers.iter().filter(matters).flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]).collect();
+    let metadata: Vec<&[u8]> = metadata.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]).collect();
+    let proxy = job_type.proxy.clone().unwrap_or_default();
+    let pools: Vec<&[u8]> = [&proxy.primary].into_iter().chain(&proxy.fallbacks).map(|pool| pool.as_bytes()).collect();
+    let lists = [headers, vec![auth.map_or(&b""[..], HeaderValue::as_bytes)], metadata, pools].map(digest);
+    digest(lists.iter().map(|list| &list[..]))
 }
 
 /// A secret `Authorization: Basic` value.

@@ -21,6 +21,7 @@ use durable::Durable;
 use local::LocalStore;
 use remote::{Cleanups, Remote};
 
+pub mod adopt;
 pub mod durable;
 pub mod housekeeper;
 pub mod local;

@@ -200,7 +200,7 @@ impl Work<'_> {
             let mut say = |kind, message| piece.findings.push(Finding::of(kind, id, message).at(index));
             match size {
                 None => say("object_missing", format!("{url} is not there")),
-                Some(size) if outcome.state() == ResourceState::Stored && size != outcome.size => {
+                Some(size) if size != outcome.size => {
                     say("object_size_differs", format!("{url} has {size} bytes, not {}", outcome.size));
                 }
                 Some(_) if self.deep && outcome.sha256.len() == 32 => {

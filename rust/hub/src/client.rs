@@ -163,7 +163,17 @@ impl HubClient {
 
     /// What of these jobs is settled, in the order asked.
     pub async fn settled(&self, job_ids: Vec<String>) -> Result<Vec<JobSettled>, HubError> {
-        self.call::<SettledReply>(Op::Settled, &SettledRequest { job_ids }, CALL_LIMIT).await.map(|reply| reply.jobs)
+        self.settled_and_known(job_ids, Vec::new()).await.map(|(jobs, _)| jobs)
+    }
+
+    /// The same, and what is remembered of URLs, as far as something is.
+    pub async fn settled_and_known(
+        &self,
+        job_ids: Vec<String>,
+        reuse_keys: Vec<Bytes>,
+    ) -> Result<(Vec<JobSettled>, Vec<KnownUrl>), HubError> {
+        let request = SettledRequest { job_ids, reuse_keys };
+        self.call::<SettledReply>(Op::Settled, &request, CALL_LIMIT).await.map(|reply| (reply.jobs, reply.known))
     }
 
     /// Cancels what is pending of a job; answers the job as JSON.

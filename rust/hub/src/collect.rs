@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fetchbox_model::batch;
 use fetchbox_model::key::{KeyTemplate, ObjectKey, join_url};
-use fetchbox_model::message::{DownloadTask, ResourceOutcome, ResourceState};
+use fetchbox_model::message::{DownloadTask, ResourceOutcome};
 use fetchbox_model::stream::Topic;
 use prost::Message;
 use serde::Serialize;
@@ -117,7 +117,7 @@ fn unowned(places: &Places, tasks: &[DownloadTask], outcomes: &BTreeMap<u32, Res
 }
 
 fn has_object(outcome: &ResourceOutcome) -> bool {
-    matches!(outcome.state(), ResourceState::Stored | ResourceState::Reused)
+    outcome::has_object(outcome.state())
 }
 
 /// Every task of a job that may have made an object without owner.
@@ -340,7 +340,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fetchbox_model::message::StorageHint;
+    use fetchbox_model::message::{ResourceState, StorageHint};
 
     const JOB: &str = "0190b6d4-0000-7000-8000-000000000001";
 

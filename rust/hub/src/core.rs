@@ -90,6 +90,8 @@ pub struct Core {
     /// Hardly any more files can be opened.
     pub short: AtomicBool,
     pub outbox_bytes: AtomicU64,
+    /// Names in the packs of what is remembered of URLs.
+    pub remembered: AtomicU64,
     pub metrics: Metrics,
     /// Wakes and ends the upkeep thread.
     pub upkeep: Signal,

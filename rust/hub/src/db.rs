@@ -1,6 +1,6 @@
 //! The database: the only file that names Fjall.
 //!
-//! Six keyspaces with small memtables, because the journal can be dropped only when every keyspace it touches was flushed. A database is created aside
+//! Seven keyspaces with small memtables, because the journal can be dropped only when every keyspace it touches was flushed. A database is created aside
 //! and renamed into place, so a kill in between leaves nothing that looks like a database. Every key may stand only once in a [`Batch`]: Fjall gives
 //! all items of a batch one sequence number.
 
@@ -48,16 +48,19 @@ pub enum Space {
     Index,
     /// Manifests on their way to the local store.
     Manifests,
+    /// What is remembered of URLs.
+    Reuse,
 }
 
 impl Space {
-    const ALL: [(Space, &str, u64); 6] = [
+    const ALL: [(Space, &str, u64); 7] = [
         (Space::Meta, "meta", 4 * MIB),
         (Space::Log, "log", 16 * MIB),
         (Space::Jobs, "jobs", 16 * MIB),
         (Space::Outcomes, "outcomes", 8 * MIB),
         (Space::Index, "index", 8 * MIB),
         (Space::Manifests, "manifests", 4 * MIB),
+        (Space::Reuse, "reuse", 8 * MIB),
     ];
 
     /// All of them.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fetchbox_model::batch::Batch;
+use fetchbox_model::reuse::Remembered;
 use fetchbox_model::stream::Topic;
 use prost::Message;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -557,6 +558,20 @@ pub struct SettledRequest {
     /// UUIDs.
     #[prost(string, repeated, tag = "1")]
     pub job_ids: Vec<String>,
+    /// Names under which URLs may be remembered.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub reuse_keys: Vec<Bytes>,
+}
+
+/// What is remembered of a URL.
+#[derive(Clone, PartialEq, Message)]
+pub struct KnownUrl {
+    /// As asked.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// With its age.
+    #[prost(message, required, tag = "2")]
+    pub remembered: Remembered,
 }
 
 /// The generation of a replayed resource; 0 for all others.
@@ -602,11 +617,14 @@ impl JobSettled {
 }
 
 /// The answer to [`SettledRequest`].
-#[derive(Clone, PartialEq, Eq, Message)]
+#[derive(Clone, PartialEq, Message)]
 pub struct SettledReply {
     /// In the order asked.
     #[prost(message, repeated, tag = "1")]
     pub jobs: Vec<JobSettled>,
+    /// Those URLs of which something is remembered.
+    #[prost(message, repeated, tag = "2")]
+    pub known: Vec<KnownUrl>,
 }
 
 /// Cancels what is pending of a job.

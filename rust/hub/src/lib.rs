@@ -48,6 +48,9 @@ mod retention;
 #[cfg(test)]
 mod retention_tests;
 mod retry_mover;
+mod reuse;
+#[cfg(test)]
+mod reuse_tests;
 mod serve_request;
 mod server;
 mod shelf;
@@ -66,8 +69,8 @@ pub use config::{Broker, Durability, HubConfig, Keeping, Retention};
 pub use error::{HubError, HubOpenError};
 pub use frame::{
     AcceptReply, AcceptRequest, AppendReply, AppendRequest, Assignment, CancelRequest, Commit, Entry, Generation, JobFacts, JobSettled,
-    JoinRequest, OutboxDoneRequest, OutboxItem, OutboxPeekReply, OutboxPeekRequest, Owned, PartitionBatch, PollReply, PollRequest,
-    PolledBatch, Position, RateLimit, ReleaseRequest, Reservation, ReserveReply, ReserveRequest, Role,
+    JoinRequest, KnownUrl, OutboxDoneRequest, OutboxItem, OutboxPeekReply, OutboxPeekRequest, Owned, PartitionBatch, PollReply,
+    PollRequest, PolledBatch, Position, RateLimit, ReleaseRequest, Reservation, ReserveReply, ReserveRequest, Role,
 };
 pub use hub::Hub;
 pub use shelf::Shelf;

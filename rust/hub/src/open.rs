@@ -120,6 +120,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
     let last = db.range(Space::Manifests, &head.to_be_bytes(), &[0xff; 9]).next_back().transpose().map_err(failed)?;
     let manifest_next = last.map_or(head, |(key, _)| keys::number(Some(&key)) + 1);
 
+    let remembered = crate::reuse::count(&db).map_err(failed)?;
     let keep = Keep::new(&config.keeping).map_err(HubOpenError::Config)?;
     if let Some(root) = &config.store_root {
         // The first to set it; there is no other.
@@ -147,6 +148,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         store_full: AtomicBool::new(false),
         short: AtomicBool::new(false),
         outbox_bytes: AtomicU64::new(outbox.2),
+        remembered: AtomicU64::new(remembered),
         metrics: Metrics::default(),
         upkeep: Signal::default(),
         manifests: Signal::default(),

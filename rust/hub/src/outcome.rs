@@ -48,6 +48,8 @@ pub struct OutcomePart {
     pub size: u64,
     #[prost(bytes = "bytes", tag = "13")]
     pub sha256: Bytes,
+    #[prost(bytes = "bytes", tag = "24")]
+    pub reuse_key: Bytes,
 }
 
 /// The part of a `JobRecord` that may hold an outcome.
@@ -62,6 +64,16 @@ impl OutcomePart {
     pub fn state(&self) -> ResourceState {
         ResourceState::try_from(self.state).unwrap_or(ResourceState::Unknown)
     }
+
+    /// Whether it names an object of the job's own, stored or reused.
+    pub fn has_object(&self) -> bool {
+        has_object(self.state())
+    }
+}
+
+/// Whether outcomes of this state name an object.
+pub fn has_object(state: ResourceState) -> bool {
+    matches!(state, ResourceState::Stored | ResourceState::Reused)
 }
 
 /// The key of a job's outcomes of one commit.
@@ -123,15 +135,16 @@ pub fn newest(view: &View<'_>, job: &JobId) -> Result<BTreeMap<u32, ResourceOutc
         .collect()
 }
 
-/// Digests of the stored resources of a job: to tell a plain duplicate from one with other content.
+/// Digests of the objects of a job: to tell a plain duplicate from one with other content.
 pub fn digests(outcomes: impl IntoIterator<Item = Bytes>) -> BTreeMap<u32, Bytes> {
     let mut digests = BTreeMap::new();
     for raw in outcomes {
         if let Ok(part) = OutcomePart::decode(raw) {
-            match part.state() {
-                ResourceState::Stored => digests.insert(part.index, part.sha256),
-                _ => digests.remove(&part.index),
-            };
+            if part.has_object() {
+                digests.insert(part.index, part.sha256);
+            } else {
+                digests.remove(&part.index);
+            }
         }
     }
     digests

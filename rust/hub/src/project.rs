@@ -95,7 +95,7 @@ impl Writer {
             job.record.started = true;
             job.changed = true;
         }
-        let (mut again, mut late, mut dead) = (Vec::new(), false, Vec::new());
+        let (mut again, mut late, mut dead, mut reusable) = (Vec::new(), false, Vec::new(), Vec::new());
         for raw in status.outcomes {
             let Ok(part) = OutcomePart::decode(raw.clone()) else {
                 metrics.unknown.add(1);
@@ -106,8 +106,11 @@ impl Writer {
                 Verdict::Counts => {
                     job.record.settle(part.index, state, part.size);
                     totals.count(state, part.size);
-                    if let (Some(digests), ResourceState::Stored) = (&mut job.digests, state) {
+                    if let Some(digests) = job.digests.as_mut().filter(|_| part.has_object()) {
                         digests.insert(part.index, part.sha256.clone());
+                    }
+                    if !part.reuse_key.is_empty() {
+                        reusable.push(raw.clone());
                     }
                     if state == ResourceState::Failed {
                         dead.push(dlq::letter(&part, &raw));
@@ -119,15 +122,15 @@ impl Writer {
                 }
                 Verdict::Duplicate => {
                     metrics.duplicate.add(1);
-                    if state == ResourceState::Stored {
+                    if part.has_object() {
                         again.push((part, raw));
                     }
                 }
                 Verdict::Stale => {
                     metrics.stale.add(1);
-                    late |= state == ResourceState::Stored;
+                    late |= part.has_object();
                     let older = part.generation < job.record.generation(part.index);
-                    if older && state == ResourceState::Stored && job.record.is_settled(part.index) {
+                    if older && part.has_object() && job.record.is_settled(part.index) {
                         again.push((part, raw));
                     }
                 }
@@ -137,6 +140,9 @@ impl Writer {
         let finished = job.changed && job.record.counts.pending() == 0 && job.record.finished_ms == 0;
         self.totals = totals;
         self.stage.dead(&id, dead);
+        for raw in reusable {
+            self.remember(&id, &raw);
+        }
         for (part, raw) in again {
             self.describe_again(&id, part, raw)?;
         }
@@ -149,7 +155,7 @@ impl Writer {
         Ok(())
     }
 
-    /// A second `stored` changes no count; when the object's content is another now, the ledger describes what is there.
+    /// A second object changes no count; when the object's content is another now, the ledger describes what is there.
     fn describe_again(&mut self, id: &JobId, part: OutcomePart, raw: Bytes) -> Result<(), HubError> {
         let core = std::sync::Arc::clone(&self.core);
         let Some(job) = self.job(id)? else { return Ok(()) };
@@ -163,8 +169,9 @@ impl Writer {
         match job.digests.as_mut().and_then(|digests| digests.get_mut(&part.index)) {
             Some(before) if *before != part.sha256 => {
                 *before = part.sha256;
-                job.outcomes.push(raw);
+                job.outcomes.push(raw.clone());
                 job.changed = true;
+                self.overwritten(id, &raw)?;
             }
             Some(_) => {}
             // Cancelled or failed meanwhile: there is an object now that nobody owns.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
 use fetchbox_model::batch::BatchBuilder;
-use fetchbox_model::message::{JobState, ResourceOutcome, ResourceState};
+use fetchbox_model::message::{JobState, ResourceOutcome};
 use fetchbox_model::stream::Topic;
 use prost::Message;
 
@@ -161,7 +161,7 @@ impl Writer {
         let staged = job.outcomes.iter().filter_map(|raw| ResourceOutcome::decode(raw.clone()).ok());
         current = staged.filter(|staged| staged.resource_index == late.resource_index).last().or(current);
         let overwrote = |current: &ResourceOutcome| {
-            current.state() == ResourceState::Stored
+            outcome::has_object(current.state())
                 && current.storage_url == late.storage_url
                 && current.sha256 != late.sha256
                 && current.finished_at_ms <= late.finished_at_ms
@@ -171,9 +171,10 @@ impl Writer {
         if let Some(digests) = &mut job.digests {
             digests.insert(late.resource_index, late.sha256.clone());
         }
-        job.outcomes.push(late.encode_to_vec().into());
+        let raw = Bytes::from(late.encode_to_vec());
+        job.outcomes.push(raw.clone());
         job.changed = true;
-        Ok(())
+        self.overwritten(id, &raw)
     }
 
     /// The entries of a place as the group sees them.

@@ -131,6 +131,7 @@ impl Retainer {
         for state in 0..FINAL.len() {
             step += self.prune(core, state, now, false)?;
         }
+        more |= crate::reuse::trim(core)?;
         Ok(self.relieve(core, now, step)? || more || step.more)
     }
 

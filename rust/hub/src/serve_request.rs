@@ -233,12 +233,15 @@ async fn poll(core: &Arc<Core>, mut request: PollRequest) -> Result<PollReply, H
 
 /// The answer without a look into the database, if of all jobs nothing is settled.
 fn untouched(core: &Core, request: &SettledRequest) -> Option<SettledReply> {
+    if !request.reuse_keys.is_empty() {
+        return None;
+    }
     let untouched = core.untouched.lock();
     let one = |job_id: &String| {
         let id = parse_id(job_id)?;
         untouched.contains(&id).then(|| JobSettled { job_id: job_id.clone(), known: true, ..Default::default() })
     };
-    Some(SettledReply { jobs: request.job_ids.iter().map(one).collect::<Option<_>>()? })
+    Some(SettledReply { jobs: request.job_ids.iter().map(one).collect::<Option<_>>()?, known: Vec::new() })
 }
 
 fn settled(core: &Core, request: SettledRequest) -> Result<SettledReply, HubError> {
@@ -252,7 +255,8 @@ fn settled(core: &Core, request: SettledRequest) -> Result<SettledReply, HubErro
         let all = record.counts.pending() == 0;
         Ok(JobSettled { job_id, known: true, all, bitmap: record.bitmap.into(), generations: record.generations })
     };
-    Ok(SettledReply { jobs: request.job_ids.into_iter().map(one).collect::<Result<_, HubError>>()? })
+    let known = crate::reuse::known(core, &request.reuse_keys)?;
+    Ok(SettledReply { jobs: request.job_ids.into_iter().map(one).collect::<Result<_, HubError>>()?, known })
 }
 
 async fn outbox_peek(core: &Arc<Core>, request: OutboxPeekRequest) -> Result<OutboxPeekReply, HubError> {

@@ -86,6 +86,8 @@ pub struct Stage {
     pub outbox: Vec<Entry>,
     /// Jobs cancelled.
     pub cancelled: Vec<String>,
+    /// Names of URLs to remember; most commits have none.
+    pub remembered: Vec<Bytes>,
     /// Dead letters of jobs; few commits have any.
     letters: HashMap<JobId, Vec<Letter>>,
     overlay: HashMap<(Space, Bytes), Option<Bytes>>,
@@ -232,6 +234,7 @@ impl Stage {
         let mut visible = Visible::default();
         let mut batch = Batch::default();
         let mut begun = Vec::new();
+        crate::reuse::stage_packs(&mut self);
         visible.jobs.reserve(self.jobs.len());
         for (id, mut job) in std::mem::take(&mut self.jobs) {
             if job.changed {

@@ -143,6 +143,11 @@ pub enum Command {
         id: JobId,
         reply: Reply<bool>,
     },
+    /// What a pack of remembered URLs names goes.
+    ForgetUrls {
+        pack: Bytes,
+        reply: Reply<()>,
+    },
     /// Settled jobs go.
     Prune {
         jobs: Vec<JobId>,
@@ -315,6 +320,10 @@ impl Writer {
             }
             Command::Recount { id, reply } => {
                 let result = self.recount(&id);
+                self.answer(reply, result);
+            }
+            Command::ForgetUrls { pack, reply } => {
+                let result = self.forget_urls(&pack);
                 self.answer(reply, result);
             }
             Command::Prune { jobs, reply } => {

@@ -126,6 +126,21 @@ impl ObjectKey {
         key.under(hint.map_or("", |hint| hint.key_prefix.as_str()))
     }
 
+    /// The key of the object behind a URL that [`join_url`] or [`file_url`] made with this base; `None` for a URL that lies elsewhere.
+    pub fn of_url(base: &str, url: &str) -> Option<Self> {
+        let path = url.strip_prefix(base.trim_end_matches('/'))?.strip_prefix('/')?;
+        let mut key = String::with_capacity(path.len());
+        for (n, piece) in path.split('%').enumerate() {
+            // A key's own percent signs are all that is encoded once more.
+            key.push_str(if n == 0 { piece } else { piece.strip_prefix("25")? });
+            key.push('%');
+        }
+        key.pop();
+        let key = Self(key).checked().ok()?;
+        let is_plain_name = |name: &str| !name.is_empty() && !name.starts_with('.') && name.bytes().all(|b| is_plain(b) || b == b'%');
+        key.0.split('/').all(is_plain_name).then_some(key)
+    }
+
     /// The key as the store knows it.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -155,13 +170,19 @@ pub fn segment(value: &str) -> String {
     out
 }
 
-/// The `file://` URL of an object under an absolute root directory.
-pub fn file_url(root: &Path, key: &ObjectKey) -> String {
+/// The `file://` URL of an absolute root directory, with a slash at its end.
+pub fn root_url(root: &Path) -> String {
     let mut url = String::from("file://");
     push_percent(&mut url, root.as_os_str().as_encoded_bytes(), is_path);
     if !url.ends_with('/') {
         url.push('/');
     }
+    url
+}
+
+/// The `file://` URL of an object under an absolute root directory.
+pub fn file_url(root: &Path, key: &ObjectKey) -> String {
+    let mut url = root_url(root);
     push_percent(&mut url, key.0.as_bytes(), is_path);
     url
 }

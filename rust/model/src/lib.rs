@@ -7,6 +7,7 @@ pub mod failure;
 pub mod key;
 pub mod manifest;
 pub mod message;
+pub mod reuse;
 pub mod state;
 pub mod stream;
 pub mod time;

@@ -71,6 +71,7 @@ fn outcome() -> ResourceOutcome {
         finished_at_ms: 1_700_000_000_001,
         task: Some(task()),
         context: map(&[("url", "https://example.com/a.jpg")]),
+        reuse_key: vec![0xcd; 32].into(),
     }
 }
 

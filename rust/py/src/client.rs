@@ -231,8 +231,8 @@ impl HubClient {
     }
 
     fn settled(&self, delivery: &Delivery) -> PyResult<u64> {
-        let job_ids = delivery.job_ids();
-        self.call(|client| async move { Ok(Reply::Settled(Settled::new(client.settled(job_ids).await?))) })
+        let (job_ids, names) = (delivery.job_ids(), delivery.names());
+        self.call(|client| async move { Ok(Reply::Settled(Settled::new(client.settled_and_known(job_ids, names).await?))) })
     }
 
     fn append(&self, report: &Report) -> PyResult<u64> {

@@ -1,11 +1,13 @@
 //! `Delivery` and `Settled`: a poll's batches on their way into the engine.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use fetchbox_engine::window::{Delivered, Intake, Window};
-use fetchbox_hub::{Assignment, JobSettled, PolledBatch};
+use fetchbox_hub::{Assignment, JobSettled, KnownUrl, PolledBatch};
 use fetchbox_model::message::DownloadTask;
+use fetchbox_model::reuse::{KEY_BYTES, Remembered};
 use pyo3::prelude::*;
 
 use crate::completion::lock;
@@ -20,7 +22,11 @@ pub struct Delivery {
 struct State {
     batches: Vec<Delivered>,
     intake: Intake,
+    /// Of each task the name under which its URL may be remembered; empty where nothing is reused.
+    names: Vec<Option<Name>>,
 }
+
+type Name = [u8; KEY_BYTES];
 
 #[pymethods]
 impl Delivery {
@@ -37,7 +43,7 @@ impl From<Vec<PolledBatch>> for Delivery {
             .into_iter()
             .map(|batch| Delivered { partition: batch.partition, base_offset: batch.base_offset, count: batch.count, bytes: batch.bytes })
             .collect();
-        Self { state: Mutex::new(State { batches, intake: Intake::default() }) }
+        Self { state: Mutex::new(State { batches, ..State::default() }) }
     }
 }
 
@@ -65,9 +71,22 @@ impl Delivery {
         ids
     }
 
-    /// The tasks, once.
-    pub fn take(&self) -> Intake {
-        std::mem::take(&mut lock(&self.state).intake)
+    /// Notes the name of each task, as `name` gives it.
+    pub fn name(&self, name: impl Fn(&DownloadTask) -> Option<Name>) {
+        let mut state = lock(&self.state);
+        state.names = state.intake.tasks.iter().map(|placed| name(&placed.task)).collect();
+    }
+
+    /// The names of its tasks, each once.
+    pub fn names(&self) -> Vec<Bytes> {
+        let names: HashSet<Name> = lock(&self.state).names.iter().flatten().copied().collect();
+        names.iter().map(|name| Bytes::copy_from_slice(name)).collect()
+    }
+
+    /// The tasks and their names, once.
+    pub fn take(&self) -> (Intake, Vec<Option<Name>>) {
+        let mut state = lock(&self.state);
+        (std::mem::take(&mut state.intake), std::mem::take(&mut state.names))
     }
 }
 
@@ -78,17 +97,28 @@ pub fn assign(window: &mut Window, assignment: &Assignment) {
     window.assign(&owned, &revoking);
 }
 
-/// What is settled already of the jobs of a delivery.
+/// What is settled already of the jobs of a delivery, and what is remembered of its URLs.
 #[pyclass(frozen, module = "fetchbox._core")]
-pub struct Settled(HashMap<String, JobSettled>);
+pub struct Settled {
+    jobs: HashMap<String, JobSettled>,
+    known: HashMap<Bytes, Arc<Remembered>>,
+}
 
 impl Settled {
-    pub fn new(jobs: Vec<JobSettled>) -> Self {
-        Self(jobs.into_iter().map(|job| (job.job_id.clone(), job)).collect())
+    pub fn new((jobs, known): (Vec<JobSettled>, Vec<KnownUrl>)) -> Self {
+        Self {
+            jobs: jobs.into_iter().map(|job| (job.job_id.clone(), job)).collect(),
+            known: known.into_iter().map(|known| (known.key, Arc::new(known.remembered))).collect(),
+        }
+    }
+
+    /// What is remembered under a name.
+    pub fn known(&self, name: &Name) -> Option<Arc<Remembered>> {
+        self.known.get(&name[..]).cloned()
     }
 
     /// Whether this task needs no more work.
     pub fn covers(&self, task: &DownloadTask) -> bool {
-        self.0.get(&task.job_id).is_some_and(|job| job.covers(task.resource_index, task.generation))
+        self.jobs.get(&task.job_id).is_some_and(|job| job.covers(task.resource_index, task.generation))
     }
 }

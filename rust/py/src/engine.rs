@@ -1,6 +1,6 @@
 //! `Engine`: the download engine with the window over the partitions that it works on.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fetchbox_engine::report::{self, Context, Entry};
 use fetchbox_engine::window::{Malformed, Placed, Window};
-use fetchbox_engine::{AddressPolicy, EngineConfig, EngineError, FetchConfig, FinishedKind, Submission};
+use fetchbox_engine::{AddressPolicy, EngineConfig, EngineError, FetchConfig, FinishedKind, Reuse, Submission};
 use fetchbox_model::failure::Code;
+use fetchbox_model::reuse::Remembered;
 use prost::Message;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -55,6 +56,8 @@ pub struct Engine {
     suspects: Mutex<HashSet<u64>>,
     aside: Mutex<Vec<Placed>>,
     hooks: Mutex<Hooks>,
+    /// Tasks of a library call, between the names that they are given and the answer to what is remembered under these.
+    prepared: Mutex<Vec<Submission>>,
     backlog: AtomicUsize,
     closing: AtomicBool,
     log_stored: bool,
@@ -81,6 +84,7 @@ impl Engine {
             suspects: Mutex::default(),
             aside: Mutex::default(),
             hooks: Mutex::default(),
+            prepared: Mutex::default(),
             backlog: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             log_stored,
@@ -92,7 +96,14 @@ impl Engine {
     }
 
     fn admit(&self, py: Python<'_>, delivery: &Delivery) -> usize {
-        py.detach(|| delivery.admit(&mut lock(&self.window)))
+        let admitted = py.detach(|| delivery.admit(&mut lock(&self.window)));
+        // A closed engine starts nothing of it: then it needs no names.
+        let _ = self.with(py, |engine| {
+            if engine.reuses() {
+                delivery.name(|task| engine.reuse_key(task));
+            }
+        });
+        admitted
     }
 
     fn submit(&self, py: Python<'_>, delivery: &Delivery, settled: &Settled) -> PyResult<usize> {
@@ -101,13 +112,13 @@ impl Engine {
             *lock(&self.suspects) = self.with(py, fetchbox_engine::Engine::suspects)?;
         }
         let submissions = py.detach(|| {
-            let intake = delivery.take();
+            let (intake, names) = delivery.take();
             let mut submissions = Vec::with_capacity(intake.tasks.len());
             {
                 let suspects = lock(&self.suspects);
                 let mut hooks = lock(&self.hooks);
                 let mut window = lock(&self.window);
-                for placed in intake.tasks {
+                for (placed, name) in intake.tasks.into_iter().zip(names.into_iter().chain(std::iter::repeat(None))) {
                     if settled.covers(&placed.task) {
                         window.settle(placed.token);
                     } else if hooks.wants(&placed.task) {
@@ -118,7 +129,8 @@ impl Engine {
                     } else if !suspects.is_empty() && suspects.contains(&fetchbox_engine::digest(&placed.task)) {
                         lock(&self.aside).push(placed);
                     } else {
-                        submissions.push(Submission { task: placed.task, token: placed.token });
+                        let reuse = name.map(|key| Box::new(Reuse { known: settled.known(&key), key }));
+                        submissions.push(Submission { task: placed.task, token: placed.token, reuse });
                     }
                 }
             }
@@ -130,6 +142,39 @@ impl Engine {
 
     fn submit_tasks(&self, py: Python<'_>, tasks: &[u8], first_index: u32, named: bool) -> PyResult<usize> {
         let submissions = py.detach(|| library::submissions(tasks, first_index, named)).map_err(CoreError::invalid)?;
+        self.start(py, submissions)
+    }
+
+    fn prepare_tasks<'py>(
+        &self,
+        py: Python<'py>,
+        tasks: &[u8],
+        first_index: u32,
+        named: bool,
+    ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+        let submissions = py.detach(|| library::submissions(tasks, first_index, named)).map_err(CoreError::invalid)?;
+        let prepared: Vec<Submission> = self.with(py, |engine| {
+            let name = |submission: Submission| {
+                let reuse = engine.reuse_key(&submission.task).map(|key| Box::new(Reuse { key, known: None }));
+                Submission { reuse, ..submission }
+            };
+            submissions.into_iter().map(name).collect()
+        })?;
+        let names = prepared.iter().map(|item| item.reuse.as_ref().map(|reuse| PyBytes::new(py, &reuse.key))).collect();
+        // What was prepared and never started belongs to a run that is over.
+        *lock(&self.prepared) = prepared;
+        Ok(names)
+    }
+
+    fn submit_prepared(&self, py: Python<'_>, known: HashMap<Vec<u8>, (Vec<u8>, u64)>) -> PyResult<usize> {
+        let mut submissions = std::mem::take(&mut *lock(&self.prepared));
+        for reuse in submissions.iter_mut().filter_map(|submission| submission.reuse.as_mut()) {
+            // What cannot be read is as good as forgotten.
+            let remembered = known.get(&reuse.key[..]).and_then(|(value, age_ms)| {
+                Remembered::decode(&value[..]).ok().map(|remembered| Remembered { age_ms: *age_ms, ..remembered })
+            });
+            reuse.known = remembered.map(Arc::new);
+        }
         self.start(py, submissions)
     }
 
@@ -160,7 +205,7 @@ impl Engine {
                 Ok(())
             }
             // It was counted when it came.
-            Some(Ok(task)) => self.begin(py, vec![Submission { token: place, task }]),
+            Some(Ok(task)) => self.begin(py, vec![Submission::new(task, place)]),
             Some(Err((task, fault))) => {
                 let message = format!("before_fetch set headers that cannot be sent: {fault}");
                 self.with(py, |engine| engine.refuse(place, task, Code::HandlerBadTask, Code::HandlerBadTask.as_str(), &message))
@@ -174,7 +219,7 @@ impl Engine {
     }
 
     fn submit_apart(&self, py: Python<'_>, place: u64, task: &[u8]) -> PyResult<usize> {
-        self.start(py, vec![Submission { token: place, task: carry::task(task)? }])
+        self.start(py, vec![Submission::new(carry::task(task)?, place)])
     }
 
     fn poison(&self, py: Python<'_>, place: u64, task: &[u8], message: &str) -> PyResult<OutcomeBatch> {

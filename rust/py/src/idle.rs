@@ -31,7 +31,7 @@ impl Idle {
 }
 
 /// An outcome of ordinary length, with a digest that compresses no better than a real one.
-fn finish(Submission { task, token }: Submission, now_ms: u64) -> Finished {
+fn finish(Submission { task, token, .. }: Submission, now_ms: u64) -> Finished {
     let mut noise = (token ^ now_ms.rotate_left(32)) | 1;
     let digest: Vec<u8> = std::iter::repeat_with(|| {
         noise ^= noise << 13;

@@ -89,6 +89,6 @@ impl Task {
             deadline_ms: self.deadline,
             ..DownloadTask::default()
         };
-        Submission { token: u64::from(index), task }
+        Submission::new(task, u64::from(index))
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use fetchbox_engine::{Finished, FinishedKind};
 use fetchbox_model::message::{DownloadTask, ResourceOutcome, ResourceState, Timings};
+use fetchbox_model::reuse::Remembered;
 use fetchbox_model::state::resource_state_name;
+use prost::Message;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,17 @@ impl OutcomeBatch {
 
     fn unstored(&self) -> Vec<Outcome> {
         self.finished.iter().filter(|item| stored_size(&item.result).is_none()).map(Outcome::from).collect()
+    }
+
+    fn remembered<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let outcomes = self.finished.iter().filter_map(|item| match &item.result {
+            FinishedKind::Outcome(outcome) if !outcome.reuse_key.is_empty() => Some(outcome),
+            _ => None,
+        });
+        outcomes
+            .filter_map(|outcome| Some((&outcome.reuse_key, Remembered::of(outcome)?)))
+            .map(|(name, remembered)| (PyBytes::new(py, name), PyBytes::new(py, &remembered.encode_to_vec())))
+            .collect()
     }
 
     /// Place and bytes of each, for [`OutcomeBatch::decode`] in another process.

@@ -10,6 +10,7 @@ use http::response::Parts;
 use tokio::time::Instant as TokioInstant;
 use url::Url;
 
+use super::before::{self, Before};
 use super::body;
 use super::patience::{Limits, Patience, Timer};
 use super::request::Headers;
@@ -79,6 +80,11 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
     if range.is_none() && transfer.partial.received > 0 {
         transfer.restart();
     }
+    let mut condition = match before::look(&mut attempt, item, &mut transfer).await {
+        Before::Kept(kept) => return Ok(kept),
+        Before::Ask(condition) => Some(condition),
+        Before::Fetch => None,
+    };
     let host = item.host.clone();
     let mut visited = vec![url];
     loop {
@@ -87,7 +93,11 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
             robots::check(&mut attempt, url, |delay| core.slow_down(&host, delay)).await?;
             answered();
         }
-        let response = attempt.exchange(url, &headers, range.as_ref()).await?;
+        let conditional = match &condition {
+            Some(condition) if range.is_none() => before::conditional(condition, &headers, item, url, visited.len() == 1),
+            _ => None,
+        };
+        let response = attempt.exchange(url, conditional.as_ref().unwrap_or(&headers), range.as_ref()).await?;
         answered();
         let status = response.head.status.as_u16();
         attempt.learned.http_status = status;
@@ -102,6 +112,16 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
             attempt.learned.final_url = next.as_str().to_owned();
             body::discard(&mut attempt, response).await;
             visited.push(next);
+            continue;
+        }
+        if status == 304 && conditional.is_some() {
+            check_tags(&response.head, &attempt.profile)?;
+            if let Some(kept) = before::confirmed(&mut attempt, item, &mut transfer, response).await {
+                return Ok(kept);
+            }
+            // The object is gone, or this speaks of another: asked again, without a condition.
+            before::forget(item, &mut transfer);
+            condition = None;
             continue;
         }
         if range.is_some() {
@@ -131,8 +151,7 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
             return Err(failure);
         }
         check_framing(&response.head)?;
-        if let Some(directive) = unwanted(&response.head, &attempt.profile) {
-            let failure = Failure::new(Code::DownloadRobotsDenied, format!("X-Robots-Tag: {directive}")).status(status);
+        if let Err(failure) = check_tags(&response.head, &attempt.profile) {
             body::discard(&mut attempt, response).await;
             return Err(failure);
         }
@@ -276,13 +295,16 @@ pub fn text(headers: &HeaderMap, name: header::HeaderName) -> String {
     }
 }
 
-/// A directive of the answer that the job type filters on.
-fn unwanted(head: &Parts, profile: &Profile) -> Option<String> {
+/// Refuses an answer with a directive that the job type filters on.
+fn check_tags(head: &Parts, profile: &Profile) -> Result<(), Failure> {
     let fetch = &profile.fetch;
     if !fetch.robots {
-        return None;
+        return Ok(());
     }
-    tagged(&head.headers, &fetch.robots_tags, product(&fetch.user_agent)).map(str::to_owned)
+    match tagged(&head.headers, &fetch.robots_tags, product(&fetch.user_agent)) {
+        None => Ok(()),
+        Some(directive) => Err(Failure::new(Code::DownloadRobotsDenied, format!("X-Robots-Tag: {directive}")).status(head.status.as_u16())),
+    }
 }
 
 /// Whether the response's body is what was asked for.

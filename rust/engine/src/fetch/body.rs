@@ -189,7 +189,12 @@ async fn keep(attempt: &Attempt<'_>, mut response: Answered) {
 
 /// Reads what little is left of an unwanted body, or drops the connection.
 pub async fn discard(attempt: &mut Attempt<'_>, mut response: Answered) {
-    if content_length(&response).is_none_or(|length| length > DISCARD) && response.head.headers.contains_key(header::CONTENT_LENGTH) {
+    // What a 304 says of a length is said of the body that it spares.
+    let empty = matches!(response.head.status.as_u16(), 204 | 304);
+    if !empty
+        && content_length(&response).is_none_or(|length| length > DISCARD)
+        && response.head.headers.contains_key(header::CONTENT_LENGTH)
+    {
         return;
     }
     let drain = async {

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::profile::Profile;
 use crate::redirect::survives_crossing;
 use crate::resume::RangeRequest;
+use crate::reuse::Condition;
 
 /// Headers that speak of one connection, or that the engine sets itself.
 const FORBIDDEN: [&str; 14] = [
@@ -96,6 +97,18 @@ impl Headers {
 
     fn new(own: Arc<HeaderMap>) -> Self {
         Self { has_range: own.contains_key(header::RANGE), own }
+    }
+
+    /// The same with a condition, for one request.
+    pub fn with(&self, condition: &Condition) -> Option<Self> {
+        let (name, text) = match condition {
+            Condition::NoneMatch(etag) => (header::IF_NONE_MATCH, etag),
+            Condition::ModifiedSince(date) => (header::IF_MODIFIED_SINCE, date),
+        };
+        let mut own = HeaderMap::clone(&self.own);
+        // An origin may have sent what cannot be sent back.
+        own.insert(name, HeaderValue::from_str(text).ok()?);
+        Some(Self { own: Arc::new(own), has_range: self.has_range })
     }
 
     /// From now on only what may cross an origin is sent; this cannot be undone.

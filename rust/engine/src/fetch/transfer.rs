@@ -4,6 +4,7 @@
 //! comes in; larger remote objects are multipart uploads. Memory beyond the small size is reserved from the engine's budget, once per transfer, so
 //! that no two transfers can wait for each other.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,14 @@ use bytes::{Bytes, BytesMut};
 use fetchbox_failpoint::fail_point;
 use fetchbox_model::failure::Code;
 use fetchbox_model::key::ObjectKey;
+use fetchbox_model::reuse::Remembered;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::failure::Failure;
 use crate::resume::Partial;
+use crate::reuse::How;
+use crate::store::adopt::Adopted;
 use crate::store::durable::Durable;
 use crate::store::local::{Draft, LocalStore};
 use crate::store::remote::{Multipart, ObjectFacts};
@@ -93,7 +97,9 @@ pub struct Stored {
     /// The store's ETag.
     pub etag: String,
     /// The type its first bytes speak of.
-    pub sniffed: &'static str,
+    pub sniffed: Cow<'static, str>,
+    /// Set when an object of before took its place.
+    pub reused: Option<How>,
 }
 
 /// A whole body in its place, or on its last step there.
@@ -132,6 +138,10 @@ pub struct Transfer {
     sink: Sink,
     part_size: u64,
     permits: Option<OwnedSemaphorePermit>,
+    /// What is stored already of this URL: the same body is not stored again.
+    pub known: Option<Arc<Remembered>>,
+    /// Whether it may be reused: then what tells its file from another is noted.
+    pub reusable: bool,
     /// What a resumption needs to know.
     pub partial: Partial,
     /// Time spent waiting for the store.
@@ -154,6 +164,8 @@ impl Transfer {
             sink: Sink::Memory,
             part_size: 0,
             permits: None,
+            known: None,
+            reusable: false,
             partial: Partial::default(),
             store_time: Duration::ZERO,
         }
@@ -162,7 +174,13 @@ impl Transfer {
     /// Forgets what was received; an unfinished upload is aborted.
     pub fn restart(&mut self) {
         let fresh = Self::new(self.store.clone(), self.key.clone(), self.hint.take());
-        *self = fresh;
+        let (known, reusable) = (self.known.take(), self.reusable);
+        *self = Self { known, reusable, ..fresh };
+    }
+
+    /// The object that is remembered takes this one's place, if it is still what it was.
+    pub async fn adopt(&mut self, known: &Remembered, how: How) -> Option<Kept> {
+        adopt(&self.store, &self.key, known, how).await
     }
 
     /// The first bytes of what was received.
@@ -323,12 +341,15 @@ impl Transfer {
         }
         let sniffed = sniff(&self.head);
         let url = self.store.url_of(&self.key);
-        let chunks = self.take();
+        let mut chunks = self.take();
         let mut unsynced = None;
         fail_point!("engine::store::before");
         let (sha256, etag) = match (std::mem::replace(&mut self.sink, Sink::Memory), &self.store) {
             (Sink::Memory, Store::Remote(remote, _)) => {
                 let sha256 = self.hasher.finish()?;
+                if let Some(kept) = adopt_same(&self.store, &self.key, self.known.as_deref(), &sha256).await {
+                    return Ok((kept, self.store_time + started.elapsed()));
+                }
                 let facts = self.facts.clone().or_sniffed(sniffed);
                 (sha256, remote.put(&self.key, chunks, &facts).await?)
             }
@@ -341,32 +362,62 @@ impl Transfer {
             }
             (sink, Store::Local(files, durable)) => {
                 let failed = |error: std::io::Error| local_failure(&error);
-                let (mut draft, sha256) = match sink {
+                let (written, sha256) = match sink {
                     Sink::Busy(job) => {
                         let writer = finished(job).await?;
-                        let writer = finished(spawn_write(writer, chunks)).await?;
-                        (writer.draft, writer.hasher.finish()?)
+                        let writer = finished(spawn_write(writer, std::mem::take(&mut chunks))).await?;
+                        (Some(writer.draft), writer.hasher.finish()?)
                     }
-                    _ => {
-                        let sha256 = self.hasher.finish()?;
+                    _ => (None, self.hasher.finish()?),
+                };
+                if let Some(kept) = adopt_same(&self.store, &self.key, self.known.as_deref(), &sha256).await {
+                    return Ok((kept, self.store_time + started.elapsed()));
+                }
+                let draft = match written {
+                    Some(draft) => draft,
+                    None => {
                         let mut draft = files.create(&self.key).map_err(failed)?;
                         draft.write(&chunks).map_err(failed)?;
-                        (draft, sha256)
+                        draft
                     }
                 };
-                match durable {
-                    Some(durable) => unsynced = Some(Unsynced { durable: durable.clone(), store: files.clone(), draft }),
-                    None => files.publish(&mut draft).map_err(failed)?,
-                }
-                (sha256, String::new())
+                let etag = if self.reusable { draft.etag() } else { String::new() };
+                unsynced = publish(files, durable.as_ref(), draft).map_err(failed)?;
+                (sha256, etag)
             }
             (Sink::Busy(_), Store::Remote(..)) => return Err(Failure::new(Code::SystemInternal, "the transfer lost its store")),
         };
         if unsynced.is_none() {
             fail_point!("engine::store::after");
         }
-        let stored = Stored { sha256, size, url, etag, sniffed };
+        let stored = Stored { sha256, size, url, etag, sniffed: Cow::Borrowed(sniffed), reused: None };
         Ok((Kept { stored, unsynced }, self.store_time + started.elapsed()))
+    }
+}
+
+async fn adopt(store: &Store, key: &ObjectKey, known: &Remembered, how: How) -> Option<Kept> {
+    let sha256 = known.sha256[..].try_into().ok()?;
+    let Adopted { etag, draft } = store.adopt(known, key).await?;
+    let unsynced = match (draft, store) {
+        (Some(draft), Store::Local(files, durable)) => publish(files, durable.as_ref(), draft).ok()?,
+        _ => None,
+    };
+    let sniffed = Cow::Owned(known.sniffed_type.clone());
+    let stored = Stored { sha256, size: known.size, url: store.url_of(key), etag, sniffed, reused: Some(how) };
+    Some(Kept { stored, unsynced })
+}
+
+/// The same for a body that has come, if its digest is that of the remembered one.
+async fn adopt_same(store: &Store, key: &ObjectKey, known: Option<&Remembered>, sha256: &[u8; 32]) -> Option<Kept> {
+    let known = known.filter(|known| known.sha256[..] == sha256[..])?;
+    adopt(store, key, known, How::SameBody).await
+}
+
+/// Makes a whole file visible, or leaves that to the syncing thread.
+fn publish(files: &Arc<LocalStore>, durable: Option<&Arc<Durable>>, mut draft: Draft) -> std::io::Result<Option<Unsynced>> {
+    match durable {
+        Some(durable) => Ok(Some(Unsynced { durable: durable.clone(), store: files.clone(), draft })),
+        None => files.publish(&mut draft).map(|()| None),
     }
 }
 

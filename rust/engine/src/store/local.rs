@@ -12,9 +12,13 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use fetchbox_model::key::ObjectKey;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, linkat, mkdirat, openat, renameat, unlinkat};
+use fetchbox_model::reuse::Remembered;
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, linkat, mkdirat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
+use super::adopt::Adopted;
 use crate::sync::lock;
 
 /// Where files wait that cannot do without a name; no key begins with a dot.
@@ -114,6 +118,31 @@ impl LocalStore {
         Ok(Draft { file, dir, parent: parent.into(), name: name.to_owned(), staged: Some(staged) })
     }
 
+    /// The file of `source` under `key` as well, unless it is not there any more as it is remembered. It gets its second name at once, in the staging
+    /// directory.
+    pub fn adopt(&self, source: &ObjectKey, known: &Remembered, key: &ObjectKey) -> Option<Adopted> {
+        // Every trouble means the same: there is nothing to adopt.
+        let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&*self.root_fd, source.as_str(), open, Mode::empty()).ok()?;
+        let is = fstat(&file).ok()?;
+        let is_file = FileType::from_raw_mode(is.st_mode) == FileType::RegularFile && u64::try_from(is.st_size).ok()? == known.size;
+        let etag = etag_of(&is);
+        if !is_file || (!known.storage_etag.is_empty() && known.storage_etag != etag) {
+            return None;
+        }
+        let (parent, name) = key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()));
+        let dir = self.dir(parent).ok()?;
+        let there = statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (is.st_dev, is.st_ino)) {
+            return Some(Adopted { etag, draft: None });
+        }
+        // Shared: several tasks may adopt one file at a time, and a sweep of another process leaves locked ones alone.
+        flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+        let ((), staged) = self.stage(|staging, staged| self.link(&file, staging, staged)).ok()?;
+        let draft = Draft { file, dir, parent: parent.into(), name: name.to_owned(), staged: Some(staged) };
+        Some(Adopted { etag, draft: Some(draft) })
+    }
+
     /// Gives a whole file its name, replacing what had it.
     pub fn publish(&self, draft: &mut Draft) -> io::Result<()> {
         if draft.staged.is_none() {
@@ -138,6 +167,8 @@ impl LocalStore {
         }
         if let Some((staging, staged)) = &draft.staged {
             renameat(&**staging, staged, &*draft.dir, &draft.name)?;
+            // Two names of one file stay both: somebody else gave it this one meanwhile. Otherwise there is nothing to remove.
+            let _ = unlinkat(&**staging, staged, AtFlags::empty());
             draft.staged = None;
         }
         Ok(())
@@ -238,7 +269,17 @@ impl LocalStore {
     }
 }
 
+/// Tells a file from every other that ever has its name: each object is a new file, and one that somebody writes to gets another time.
+fn etag_of(is: &Stat) -> String {
+    format!("{:x}-{:x}-{:x}", is.st_ino, is.st_mtime, is.st_mtime_nsec)
+}
+
 impl Draft {
+    /// What [`etag_of`] says of the file once it is whole; nothing if the system does not say.
+    pub fn etag(&self) -> String {
+        fstat(&self.file).as_ref().map(etag_of).unwrap_or_default()
+    }
+
     /// Appends to the file.
     pub fn write(&mut self, chunks: &[Bytes]) -> io::Result<()> {
         write_all(self.file.as_fd(), chunks)

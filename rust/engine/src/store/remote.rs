@@ -8,8 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use fetchbox_model::failure::Code;
 use fetchbox_model::key::ObjectKey;
+use fetchbox_model::reuse::Remembered;
 use object_store::path::Path;
-use object_store::{Attribute, AttributeValue, Attributes, MultipartUpload, ObjectStore, PutMultipartOptions, PutOptions, PutPayload};
+use object_store::{
+    Attribute, AttributeValue, Attributes, MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload,
+};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
@@ -125,6 +128,24 @@ impl Remote {
                 Err(error) => return Err(classify(&error)),
             }
         }
+    }
+
+    /// The object of `source` under `key` as well, unless it is not there any more as it is remembered; the store's ETag of it.
+    pub async fn adopt(&self, source: &ObjectKey, known: &Remembered, key: &ObjectKey) -> Option<String> {
+        // Every trouble means the same: there is nothing to adopt.
+        let (from, to) = (self.path(source).ok()?, self.path(key).ok()?);
+        let is = self.store.head(&from).await.ok()?;
+        let differs = |etag: &String| !known.storage_etag.is_empty() && *etag != known.storage_etag;
+        if is.size != known.size || is.e_tag.as_ref().is_some_and(differs) {
+            return None;
+        }
+        if from == to {
+            return Some(is.e_tag.unwrap_or_default());
+        }
+        self.store.copy(&from, &to).await.ok()?;
+        // What was copied is what was looked at before, as far as its size tells; and the copy's own ETag is wanted for the next time.
+        let copy = self.store.head(&to).await.ok()?;
+        (copy.size == known.size).then(|| copy.e_tag.unwrap_or_default())
     }
 
     /// Begins a multipart upload.

@@ -13,6 +13,7 @@ mod origins;
 mod proxies;
 mod registry;
 mod remote;
+mod reuse;
 mod robots;
 mod scheduling;
 mod support;

@@ -233,3 +233,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn urls_lead_back_to_their_keys_and_others_nowhere() {
+    let keys = ["plain", "häß/lich", "a b/100%", "..", "%25", "x/%~"].map(|id| ObjectKey::resource("default", "j", id));
+    for key in keys.iter().chain(&[ObjectKey::from_path("a/b.c").unwrap()]) {
+        for base in ["s3://bucket", "s3://bucket/pre%20fix", "object:///"] {
+            assert_eq!(ObjectKey::of_url(base, &join_url(base, key)).as_ref(), Some(key), "{base}");
+        }
+        let root = Path::new("/a store%");
+        assert_eq!(ObjectKey::of_url(&root_url(root), &file_url(root, key)).as_ref(), Some(key));
+    }
+    for url in [
+        "s3://bucket2/x",
+        "s3://bucketx",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3://bucket/a//b",
+        "s3://bucket/a/../b",
+        "s3://bucket/.x",
+        "s3://bucket/a%2Fb",
+        "s3://bucket/a b",
+        "s3://bucket/a%",
+        "s3://bucket/a?b",
+        "file:///bucket/x",
+    ] {
+        assert_eq!(ObjectKey::of_url("s3://bucket", url), None, "{url}");
+    }
+}

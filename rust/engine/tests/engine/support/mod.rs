@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use fetchbox_engine::{Engine, EngineConfig, Finished, FinishedKind, Submission};
+use fetchbox_engine::{Engine, EngineConfig, Finished, FinishedKind, Reuse, Submission};
 use fetchbox_model::message::{DownloadTask, HttpHeader, ResourceOutcome, ResourceState};
+use fetchbox_model::reuse::Remembered;
 use object_store::ObjectStore;
 
 /// Longest time a test waits for anything.
@@ -56,7 +57,19 @@ impl Fetcher {
 
     pub fn submit(&mut self, task: DownloadTask) {
         self.next += 1;
-        self.engine().submit(vec![Submission { token: self.next, task }]);
+        self.engine().submit(vec![Submission::new(task, self.next)]);
+    }
+
+    /// Fetches a task to its end with what is remembered of it.
+    pub fn run_known(&mut self, task: DownloadTask, known: Option<Remembered>) -> ResourceOutcome {
+        self.submit_known(task, known.map(Arc::new));
+        outcome(self.drain(1).remove(0))
+    }
+
+    pub fn submit_known(&mut self, task: DownloadTask, known: Option<Arc<Remembered>>) {
+        self.next += 1;
+        let reuse = self.engine().reuse_key(&task).map(|key| Box::new(Reuse { key, known }));
+        self.engine().submit(vec![Submission { task, token: self.next, reuse }]);
     }
 
     /// Waits for so many tasks.
