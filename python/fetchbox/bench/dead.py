@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import operator
 import socket
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -77,32 +79,61 @@ def refusing(hosts: int, count: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many good files, and how many tasks of how many hosts that are dead; half of those hosts refuse, half never answer."""
+    """How many good files, and how many tasks of how many hosts that are dead; half of those hosts refuse, half never answer.
+
+    A single one never answers.
+    """
 
     files: Files
     dead: int = 100_000
     hosts: int = 1000
     concurrency: int = 64
     settle_seconds: float = 600.0
+    rounds: int = 3
     disk: Path | None = None
+
+    def doomed(self, hole: BlackHole) -> list[str]:
+        """The URLs of the dead hosts, the silent ones first."""
+        refused = self.hosts // 2
+        half = self.dead // 2 if refused else self.dead
+        return [*hole.urls(self.hosts - refused, half), *refusing(max(refused, 1), self.dead - half)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one service did: files a second when the dead hosts had just come, and once more when they were known."""
+
+    first: float
+    again: float
+    worker_mib: float
+    pending: int
+    lag: int
 
 
 def compare(plan: Plan, say: Say) -> dict[str, Any]:
-    """The good files alone and among the dead in one run, each on a fresh service."""
+    """The good files alone and among the dead in alternating rounds, each on a fresh service; medians."""
+    alone, among = [], []
     with static_origin(plan.files) as origin, BlackHole() as hole:
-        good = origin.urls()
-        alone = _run(plan, good, [])
-        say(f"alone: {alone['files/s']:,.0f} files/s")
-        half = plan.dead // 2
-        dead = [*hole.urls(plan.hosts // 2, half), *refusing(plan.hosts - plan.hosts // 2, plan.dead - half)]
-        among = _run(plan, good, dead)
-        say(f"among {plan.dead:,} tasks of {plan.hosts:,} dead hosts: {among['files/s']:,.0f} files/s; {among['dead pending']:,} pending")
-    row = {"files": plan.files.label(), "dead tasks": plan.dead, "dead hosts": plan.hosts, "alone files/s": alone["files/s"]}
-    row |= {"among files/s": among["files/s"], "ratio": among["files/s"] / alone["files/s"], "alone worker MiB": alone["worker MiB"]}
-    return row | {key: among[key] for key in ("worker MiB", "dead pending", "lag")}
+        good, dead = origin.urls(), plan.doomed(hole)
+        for _ in range(plan.rounds):
+            alone.append(_run(plan, good, []))
+            say(f"alone: {alone[-1].first:,.0f} files/s, then {alone[-1].again:,.0f}")
+            among.append(_run(plan, good, dead))
+            say(f"among {plan.dead:,} tasks of {plan.hosts:,} dead hosts: {among[-1].first:,.0f}, then {among[-1].again:,.0f}")
+    row: dict[str, Any] = {"files": plan.files.label(), "dead tasks": plan.dead, "dead hosts": plan.hosts}
+    for name, figure in (("", operator.attrgetter("first")), (" again", operator.attrgetter("again"))):
+        row[f"alone files/s{name}"] = statistics.median(map(figure, alone))
+        row[f"among files/s{name}"] = statistics.median(map(figure, among))
+        row[f"ratio{name}"] = row[f"among files/s{name}"] / row[f"alone files/s{name}"]
+    row["alone worker MiB"] = max(run.worker_mib for run in alone)
+    row["worker MiB"] = max(run.worker_mib for run in among)
+    row["dead pending"] = min(run.pending for run in among)
+    row["lag"] = max(run.lag for run in among)
+    row["rounds"] = [[run.first for run in alone], [run.first for run in among]]
+    return row
 
 
-def _run(plan: Plan, good: Sequence[str], dead: Sequence[str]) -> dict[str, Any]:
+def _run(plan: Plan, good: Sequence[str], dead: Sequence[str]) -> _Run:
     fetch = {"per_host_concurrency": plan.concurrency}
     with bench_service(workers=1, disk=plan.disk, worker={"concurrency": plan.concurrency}, fetch=fetch) as service:
         caller = Caller(service.url)
@@ -111,13 +142,15 @@ def _run(plan: Plan, good: Sequence[str], dead: Sequence[str]) -> dict[str, Any]
         if doomed:
             # They are met first: nobody may say that the good ones were quicker.
             pause(1.0)
-        started = time.perf_counter()
-        jobs = [caller.submit(manifest(part)) for part in _parts(good)]
-        caller.wait_settled(jobs, plan.settle_seconds)
-        wall = time.perf_counter() - started
+        rates = []
+        for _ in range(2):
+            started = time.perf_counter()
+            jobs = [caller.submit(manifest(part)) for part in _parts(good)]
+            caller.wait_settled(jobs, plan.settle_seconds)
+            rates.append(len(good) / (time.perf_counter() - started))
         pending = sum(caller.json(f"/jobs/{job}")["resource_pending"] for job in doomed)
         caller.close()
-        return {"files/s": len(good) / wall, "worker MiB": worker_memory(service) / 2**20, "dead pending": pending, "lag": lag(service)}
+        return _Run(rates[0], rates[1], worker_memory(service) / 2**20, pending, lag(service))
 
 
 def _parts(urls: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -27,16 +27,20 @@ use crate::proxy::Pools;
 use crate::retry::{Decision, Failed, Rules, decide};
 use crate::reuse::Reuse;
 use crate::robots::Sites;
-use crate::schedule::{Entry, LONGEST_WAIT, Scheduler};
+use crate::schedule::{Crowd, Entry, HandedOn, LONGEST_WAIT, Scheduler};
 use crate::store::Stores;
 use crate::sync::lock;
 use crate::wall::{Wall, millis};
+use crate::window::Leaving;
 
 /// What has waited so long at a host that stands still is handed on.
 const HAND_ON_AFTER: Duration = Duration::from_secs(30);
-/// For how long, and over which span, so that it does not come back all at once.
+/// For how long: a tier of `jobs.retry`, so that it comes back when it is due and not before.
 const HAND_ON_FOR: Duration = Duration::from_secs(60);
-const HAND_ON_SPREAD_MS: u64 = 30_000;
+/// The same for tasks of hosts that had no turn yet: they may be as good as any.
+const UNTRIED_FOR: Duration = Duration::from_secs(15);
+/// Hosts that stand still may make so much of what may wait wait.
+const STILL_SHARE: usize = 4;
 /// Tasks queued under one lock.
 const SUBMIT_AT_ONCE: usize = 512;
 
@@ -185,23 +189,40 @@ impl Core {
         }
         self.drop_items(dropped);
         self.pump();
-        if self.most_waiting.is_some_and(|most| lock(&self.scheduler).queued() > most) {
+        if self.is_crowded() {
             self.hand_on();
         }
+    }
+
+    /// Whether so many wait that those of hosts that stand still are in the others' way.
+    pub fn is_crowded(&self) -> bool {
+        self.most_waiting.is_some_and(|most| lock(&self.scheduler).queued() > most / STILL_SHARE)
     }
 
     /// Hands on what would only wait here: a service's tasks come back in a while, and meanwhile others have their place.
     pub fn hand_on(&self) {
         let Some(most) = self.most_waiting else { return };
         let now = Instant::now();
-        let handed_on = match now.checked_sub(HAND_ON_AFTER) {
-            Some(before) => lock(&self.scheduler).hand_on(before, most, now),
-            None => return,
-        };
-        for item in handed_on {
-            let wait = HAND_ON_FOR + Duration::from_millis(fastrand::u64(0..HAND_ON_SPREAD_MS));
-            self.later(item, wait, "", "its host stands still");
+        let crowd = Crowd { before: now.checked_sub(HAND_ON_AFTER), still: most / STILL_SHARE, most };
+        let HandedOn { still, untried } = lock(&self.scheduler).hand_on(crowd, now);
+        for item in still {
+            self.later(item, HAND_ON_FOR, "", "its host stands still");
         }
+        for item in untried {
+            self.later(item, UNTRIED_FOR, "", "its host has had no turn");
+        }
+    }
+
+    /// Takes out what waits of partitions that go to somebody else; the tokens of what is delivered there again. Attempts are told of where they
+    /// still may be: those tasks are handed on.
+    pub fn give_up(&self, leaving: &Leaving) -> Vec<u64> {
+        let removed = lock(&self.scheduler).remove_where(|item| leaving.holds(item.token), Instant::now());
+        let (tried, untried): (Vec<_>, Vec<_>) =
+            removed.into_iter().partition(|item| !item.attempts.is_empty() && leaving.is_asked_for(item.token));
+        for item in tried {
+            self.later(item, LONGEST_WAIT, "", "its partition moves");
+        }
+        untried.into_iter().map(|item| item.token).collect()
     }
 
     /// Queues a task.

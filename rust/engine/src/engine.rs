@@ -30,6 +30,7 @@ use crate::store::Stores;
 use crate::store::remote::Cleanups;
 use crate::sync::lock;
 use crate::wall::Wall;
+use crate::window::Leaving;
 
 /// Threads that write large files.
 const WRITERS: usize = 4;
@@ -133,6 +134,11 @@ impl Engine {
         }
         drop(scheduler);
         self.core.drop_items(waiting);
+    }
+
+    /// Forgets what waits of partitions that go to somebody else, and gives back its tokens: see [`crate::window::Window::abandon`].
+    pub fn give_up(&self, leaving: &Leaving) -> Vec<u64> {
+        self.core.give_up(leaving)
     }
 
     /// Takes nothing new off the queues; what waits ends as dropped. Running downloads go on.

@@ -12,6 +12,8 @@ use crate::breaker::Verdict;
 use host::{Host, Place};
 use tempo::Sign;
 
+pub use silent::{Crowd, HandedOn};
+
 mod host;
 mod silent;
 pub mod tempo;
@@ -320,6 +322,24 @@ impl<T> Scheduler<T> {
             if let Some(host) = self.hosts[id].as_mut() {
                 let before = removed.len();
                 host.remove_job(job, &mut removed);
+                if removed.len() > before {
+                    self.replace(id, now);
+                }
+            }
+        }
+        self.queued -= removed.len();
+        removed
+    }
+
+    /// Takes out the waiting tasks that `wanted` names.
+    pub fn remove_where(&mut self, wanted: impl Fn(&T) -> bool, now: Instant) -> Vec<T> {
+        let mut removed = Vec::new();
+        let keys: Vec<_> = self.delayed.iter().filter(|(_, entry)| wanted(&entry.task)).map(|(key, _)| *key).collect();
+        removed.extend(keys.iter().filter_map(|key| self.delayed.remove(key)).map(|entry| entry.task));
+        for id in 0..self.hosts.len() {
+            if let Some(host) = self.hosts[id].as_mut() {
+                let before = removed.len();
+                host.remove_where(&wanted, &mut removed);
                 if removed.len() > before {
                     self.replace(id, now);
                 }

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::time::MissedTickBehavior;
+
 use crate::core::Core;
 use crate::sync::lock;
 
 /// How often idle connections and tasks that stand still are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
+/// The same for the latter while many wait: then nobody comes in who would make the engine look.
+const CROWDED: Duration = Duration::from_millis(250);
 
 impl Core {
     /// Asks to be woken at `at`, or earlier.
@@ -23,6 +27,8 @@ impl Core {
     /// Starts what is due when it is due. Runs until the runtime ends.
     pub async fn keep_time(self: Arc<Self>) {
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut crowded = tokio::time::interval(CROWDED);
+        crowded.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let at = *lock(&self.armed);
             let due = async {
@@ -37,6 +43,7 @@ impl Core {
                     self.pump();
                 }
                 () = self.rearm.notified() => {}
+                _ = crowded.tick(), if self.is_crowded() => self.hand_on(),
                 _ = sweep.tick() => {
                     self.pool.sweep(Instant::now());
                     self.hand_on();

@@ -2,7 +2,7 @@
 //!
 //! The window ahead of a partition's commit is bounded, in tasks and in bytes, so that one slow task cannot make a worker hold a whole stream.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use fetchbox_model::batch;
@@ -69,9 +69,37 @@ pub struct Intake {
     pub malformed: Vec<Malformed>,
 }
 
+/// Partitions that a new assignment takes away. What was not begun of them need not be done here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// To be given up when nothing of them is in flight.
+    pub asked_for: BTreeSet<u32>,
+    /// Somebody else's already.
+    pub lost: BTreeSet<u32>,
+}
+
+impl Leaving {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.asked_for.is_empty() && self.lost.is_empty()
+    }
+
+    /// Whether the partition of a token is one of them.
+    pub fn holds(&self, token: u64) -> bool {
+        self.is_asked_for(token) || self.lost.contains(&locate(token).0)
+    }
+
+    /// Whether it is, and is still ours.
+    pub fn is_asked_for(&self, token: u64) -> bool {
+        self.asked_for.contains(&locate(token).0)
+    }
+}
+
 #[derive(Debug)]
 struct Partition {
     watermark: Watermark,
+    /// Messages in flight that will not be settled here: they are delivered again to whoever comes next, so no commit may pass them.
+    abandoned: u64,
     /// End offset and bytes of every batch that is not wholly below the commit.
     batches: VecDeque<(u64, usize)>,
     bytes: usize,
@@ -80,7 +108,11 @@ struct Partition {
 
 impl Partition {
     fn new(committed: u64) -> Self {
-        Self { watermark: Watermark::new(committed), batches: VecDeque::new(), bytes: 0, revoking: false }
+        Self { watermark: Watermark::new(committed), abandoned: 0, batches: VecDeque::new(), bytes: 0, revoking: false }
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.watermark.in_flight().saturating_sub(self.abandoned)
     }
 
     fn is_full(&self) -> bool {
@@ -116,22 +148,49 @@ pub struct Window {
 impl Window {
     /// Takes a new assignment: partitions kept go on where they are, new ones start at their committed offset, others are forgotten.
     ///
-    /// `revoking` partitions are polled no more and become [`Window::released`] when nothing of them is in flight. What was committed of kept partitions is
-    /// committed again with the next report: a commit sent while this member was out of the group did not count.
-    pub fn assign(&mut self, owned: &[(u32, u64)], revoking: &[u32]) {
+    /// `revoking` partitions are polled no more and become [`Window::released`] when nothing of them is in flight. One that was, and is not any more,
+    /// starts anew where it is committed if something of it was abandoned meanwhile. What was committed of kept partitions is committed again with
+    /// the next report: a commit sent while this member was out of the group did not count. Returns what goes from now on.
+    pub fn assign(&mut self, owned: &[(u32, u64)], revoking: &[u32]) -> Leaving {
         let mut next = BTreeMap::new();
+        let mut leaving = Leaving::default();
         for &(partition, committed) in owned {
             let kept = self.partitions.remove(&partition);
             self.gained |= kept.is_none();
             let mut state = kept.unwrap_or_else(|| Partition::new(committed));
-            if state.watermark.committed() > committed {
-                self.pending.insert(partition, state.watermark.committed());
+            let reached = state.watermark.committed();
+            if reached > committed {
+                self.pending.insert(partition, reached);
             }
-            state.revoking = revoking.contains(&partition);
+            let asked_for = revoking.contains(&partition);
+            if state.abandoned > 0 && !asked_for {
+                state = Partition::new(reached.max(committed));
+            }
+            if asked_for && !state.revoking {
+                leaving.asked_for.insert(partition);
+            }
+            state.revoking = asked_for;
             next.insert(partition, state);
         }
+        leaving.lost = self.partitions.keys().copied().collect();
         self.partitions = next;
         self.pending.retain(|partition, _| self.partitions.contains_key(partition));
+        leaving
+    }
+
+    /// Whether the message at `token` is to be worked on here: its partition is owned, and stays.
+    pub fn wants(&self, token: u64) -> bool {
+        self.partitions.get(&locate(token).0).is_some_and(|partition| !partition.revoking)
+    }
+
+    /// Notes that the message at `token` will not be settled here. Nothing behind it is committed until it was delivered again.
+    pub fn abandon(&mut self, token: u64) {
+        let (id, offset) = locate(token);
+        if let Some(partition) = self.partitions.get_mut(&id)
+            && partition.watermark.is_open(offset)
+        {
+            partition.abandoned += 1;
+        }
     }
 
     /// Whether partitions came that were not owned before, since this was last asked.
@@ -146,7 +205,7 @@ impl Window {
 
     /// Partitions that are to be given up and have nothing in flight.
     pub fn released(&self) -> Vec<u32> {
-        self.partitions.iter().filter(|(_, p)| p.revoking && p.watermark.in_flight() == 0).map(|(&id, _)| id).collect()
+        self.partitions.iter().filter(|(_, p)| p.revoking && p.in_flight() == 0).map(|(&id, _)| id).collect()
     }
 
     /// The partitions that are owned, revoking or not.
@@ -161,7 +220,7 @@ impl Window {
 
     /// Tasks delivered and not yet settled or handed on.
     pub fn in_flight(&self) -> usize {
-        self.partitions.values().map(|p| p.watermark.in_flight() as usize).sum()
+        self.partitions.values().map(|p| p.in_flight() as usize).sum()
     }
 
     /// Registers delivered batches and unpacks them. Batches of partitions that are not owned (any more), or that were delivered before, are ignored.
@@ -304,6 +363,63 @@ mod tests {
         window.assign(&[(1, 0)], &[]);
         window.settle(token(0, 0));
         assert_eq!(window.take_commits(), vec![]);
+    }
+
+    fn leaving(asked_for: &[u32], lost: &[u32]) -> Leaving {
+        Leaving { asked_for: asked_for.iter().copied().collect(), lost: lost.iter().copied().collect() }
+    }
+
+    #[test]
+    fn what_is_asked_for_or_lost_is_told_once() {
+        let mut window = Window::default();
+        assert!(window.assign(&[(0, 0), (1, 0), (2, 0)], &[]).is_empty());
+        assert_eq!(window.assign(&[(0, 0), (1, 0)], &[1]), leaving(&[1], &[2]));
+        assert_eq!(window.assign(&[(0, 0), (1, 0)], &[1]), leaving(&[], &[]));
+        assert!(window.wants(token(0, 0)) && !window.wants(token(1, 0)) && !window.wants(token(2, 0)));
+        let going = leaving(&[1], &[2]);
+        let held = [0, 1, 2].map(|partition| (going.holds(token(partition, 9)), going.is_asked_for(token(partition, 9))));
+        assert_eq!(held, [(false, false), (true, true), (true, false)]);
+    }
+
+    #[test]
+    fn what_is_abandoned_is_not_committed_and_holds_up_no_handover() {
+        let mut window = Window::default();
+        window.assign(&[(0, 0)], &[]);
+        window.admit(vec![delivered(0, 0, 5)]);
+        window.settle(token(0, 0));
+        window.assign(&[(0, 0)], &[0]);
+        for offset in [1, 3] {
+            window.abandon(token(0, offset));
+        }
+        // Neither what was settled nor what was never taken can be.
+        window.abandon(token(0, 0));
+        window.abandon(token(0, 9));
+        window.abandon(token(7, 1));
+        window.settle(token(0, 2));
+        assert_eq!((window.in_flight(), window.released()), (1, vec![]));
+        window.settle(token(0, 4));
+        assert_eq!((window.in_flight(), window.released()), (0, vec![0]));
+        assert_eq!(window.take_commits(), vec![(0, 1)], "the first that was abandoned is delivered again");
+    }
+
+    #[test]
+    fn a_partition_that_stays_after_all_is_delivered_again_from_what_was_abandoned() {
+        let mut window = Window::default();
+        window.assign(&[(0, 0), (1, 0)], &[]);
+        window.admit(vec![delivered(0, 0, 5), delivered(1, 0, 5)]);
+        window.settle(token(0, 0));
+        window.assign(&[(0, 0), (1, 0)], &[0, 1]);
+        window.abandon(token(0, 2));
+        // Nothing of the other one was abandoned: it goes on where it is.
+        window.assign(&[(0, 0), (1, 0)], &[]);
+        assert_eq!(window.positions(), vec![(0, 1), (1, 5)]);
+        assert_eq!(window.admit(vec![delivered(0, 0, 5)]).tasks.len(), 4);
+        assert_eq!(window.admit(vec![delivered(1, 0, 5)]).tasks.len(), 0);
+        // What was begun before ends now, and then once more.
+        for offset in [1, 3, 1, 2, 3, 4] {
+            window.settle(token(0, offset));
+        }
+        assert_eq!((window.take_commits(), window.in_flight()), (vec![(0, 5)], 5));
     }
 
     #[test]

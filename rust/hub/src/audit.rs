@@ -9,9 +9,11 @@ use fetchbox_model::message::{ResourceOutcome, ResourceState};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::check::{Finding, compare, decode, recount};
+use crate::check::{Finding, Recount, compare, decode, recount};
+use crate::check_letters;
 use crate::core::{Core, read_failed};
 use crate::db::{Space, View};
+use crate::dlq;
 use crate::error::HubError;
 use crate::job::{JobId, JobRecord, parse_id};
 use crate::keys::{self, Listing};
@@ -135,10 +137,23 @@ impl Work<'_> {
         };
         let found = recount(&record, outcomes);
         piece.findings.extend(compare(id, &record, &found));
+        self.letters(id, &record, &found, piece)?;
         self.listings(id, &record, piece)?;
         if let Some(shelf) = self.shelf {
             self.objects(shelf, id, found.outcomes.values(), piece)?;
             self.manifest(shelf, id, &record, piece)?;
+        }
+        Ok(())
+    }
+
+    fn letters(&self, id: &JobId, record: &JobRecord, found: &Recount, piece: &mut Piece) -> Result<(), HubError> {
+        if found.counts.failed + record.counts.failed + record.counts.replayed == 0 {
+            return Ok(());
+        }
+        let of_job = |shelf| check_letters::of_job(&self.view, shelf, id);
+        match of_job(dlq::Shelf::Dead).and_then(|dead| Ok((dead, of_job(dlq::Shelf::Replayed)?))) {
+            Ok((dead, replayed)) => piece.findings.extend(check_letters::compare(id, record, found, &dead, &replayed)),
+            Err(error) => piece.findings.push(Finding::of("letter_unfounded", id, error.0)),
         }
         Ok(())
     }
@@ -254,6 +269,7 @@ impl Work<'_> {
                     }
                 }
                 Some(b'r') => self.reserved(value, piece)?,
+                Some(b'd' | b'e') => self.lettered(&key, piece)?,
                 _ => {}
             }
         }
@@ -288,6 +304,22 @@ impl Work<'_> {
         if reserved.accepted && self.view.get(Space::Jobs, &reserved.id()).map_err(read_failed)?.is_none() {
             let message = "an idempotency key leads to this job, which is not in the ledger".to_owned();
             piece.findings.push(Finding::of("reservation_without_job", &reserved.id(), message));
+        }
+        Ok(())
+    }
+
+    /// An entry that no look at a job comes by: its job is not there, has nothing that failed, or the outcomes that it belongs to are not there.
+    fn lettered(&self, key: &Bytes, piece: &mut Piece) -> Result<(), HubError> {
+        let Some((sequence, id)) = dlq::place_of(key) else {
+            piece.findings.push(Finding::global("letter_unfounded", format!("{} is the key of no dead letter", hex(key))));
+            return Ok(());
+        };
+        let record = self.view.get(Space::Jobs, &id).map_err(read_failed)?.map(JobRecord::decode);
+        // A damaged record has been found with its job.
+        let seen = record.is_some_and(|record| record.is_err() || record.is_ok_and(|of| of.counts.failed + of.counts.replayed > 0));
+        if !seen || self.view.get(Space::Outcomes, &outcome::key(&id, sequence)).map_err(read_failed)?.is_none() {
+            let message = "a dead letter belongs to no outcomes of a job that has failed ones".to_owned();
+            piece.findings.push(Finding::of("letter_unfounded", &id, message));
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ pub struct Finding {
 
 /// Every kind there is.
 #[cfg(test)]
-pub const KINDS: [&str; 22] = [
+pub const KINDS: [&str; 24] = [
     "record_damaged",
     "outcomes_damaged",
     "total_differs",
@@ -44,6 +44,8 @@ pub const KINDS: [&str; 22] = [
     "outcome_unsettled",
     "outcome_beyond",
     "finished_differs",
+    "letter_missing",
+    "letter_unfounded",
     "not_listed",
     "listed_wrongly",
     "reservation_missing",

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use fetchbox_model::stream::Topic;
 use parking_lot::{Mutex, RwLock};
@@ -14,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::HubConfig;
 use crate::db::{Db, DbError};
 use crate::error::HubError;
-use crate::group::Group;
+use crate::group::{Group, REJOIN};
 use crate::job::JobId;
 use crate::keep::Keep;
 use crate::metrics::Metrics;
@@ -69,6 +70,10 @@ pub struct Core {
     /// Committed offsets by topic, group and partition.
     pub committed: RwLock<BTreeMap<(u8, String), BTreeMap<u32, u64>>>,
     pub groups: Mutex<HashMap<(u8, String), Group>>,
+    /// The hub before this one ended while workers were at work, or nobody knows.
+    pub interrupted: bool,
+    /// Since when clients can come.
+    pub serving: OnceLock<Duration>,
     /// Connections that are up. What one of the others asked for may still be on its way: it must not come to own anything.
     pub connections: Mutex<HashSet<u64>>,
     /// Wakes pollers of a topic: after an append, and when a group changed.
@@ -116,6 +121,16 @@ impl Core {
     pub fn committed(&self, topic: Topic, group: &str, partition: u32) -> u64 {
         let committed = self.committed.read();
         committed.get(&(topic as u8, group.to_owned())).and_then(|p| p.get(&partition)).copied().unwrap_or(0)
+    }
+
+    /// A group that nobody has joined yet. Workers of a hub that was interrupted may still be at work on what is not committed.
+    pub fn new_group(&self, topic: Topic, name: &str) -> Group {
+        let group = Group::new(self.partitions(topic));
+        let until = *self.serving.get_or_init(|| self.clock.elapsed()) + REJOIN;
+        if topic != Topic::Tasks || !self.interrupted || self.clock.elapsed() >= until {
+            return group;
+        }
+        group.wait_for_claims(until, |partition| self.committed(topic, name, partition) < self.next.get(topic, partition))
     }
 
     /// The lowest committed offset of any group on a partition; `None` when nobody ever committed there.

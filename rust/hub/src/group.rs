@@ -2,7 +2,8 @@
 //!
 //! Partitions are spread evenly and stay where they are when they can. One that has to move is first *revoking*: its owner stops polling it, settles
 //! what is in flight and releases it; only then, or when [`HANDOVER`] is over or the owner is gone, the next one gets it. When the hub itself was
-//! away, its members come back one by one and claim what they held: for [`REJOIN`] nobody gets what others may still be working on.
+//! away, its members come back one by one and claim what they held: for [`REJOIN`] nobody else gets what they may still be working on. What they claim
+//! is theirs at once, be it more than their part: they give that up like anything else that has to move.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 /// How long an owner may take to give up a partition.
 pub const HANDOVER: Duration = Duration::from_secs(30);
 
-/// How long partitions that the first member to come back does not claim wait for the others. Workers try again every two seconds at the latest.
+/// How long a hub that did not end well waits for members that hold partitions. Workers try again every two seconds at the latest.
 pub const REJOIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ struct Slot {
     owner: Option<String>,
     /// Since when its owner is asked to give it up.
     revoking: Option<Duration>,
+    /// A member from before the hub was away may be at work on it.
+    missed: bool,
 }
 
 /// One group on one topic.
@@ -44,14 +47,32 @@ impl Group {
         Self { members: BTreeMap::new(), slots: vec![Slot::default(); partitions as usize], epochs: 0, rejoin_until: None }
     }
 
+    /// Until then, partitions of which members may hold something from before the hub was away are given to those that claim them only.
+    pub fn wait_for_claims(mut self, until: Duration, held: impl Fn(u32) -> bool) -> Self {
+        self.rejoin_until = Some(until);
+        for (partition, slot) in (0..).zip(&mut self.slots) {
+            slot.missed = held(partition);
+        }
+        self
+    }
+
     /// Adds a member, or gives a known one its new connection. `claims` are the partitions it held before.
     pub fn join(&mut self, member: &str, connection: u64, claims: &[u32], now: Duration) {
-        if self.epochs == 0 && self.members.is_empty() && !claims.is_empty() {
+        if self.epochs == 0 && self.members.is_empty() && !claims.is_empty() && self.rejoin_until.is_none() {
+            // It was at work although nobody expected it; so may others be.
             self.rejoin_until = Some(now + REJOIN);
+            self.slots.iter_mut().for_each(|slot| slot.missed = true);
         }
         let entry = self.members.entry(member.to_owned()).or_default();
         entry.connection = connection;
         entry.claims = claims.iter().copied().collect();
+        for &claim in claims {
+            if let Some(slot) = self.slots.get_mut(claim as usize)
+                && slot.missed
+            {
+                *slot = Slot { owner: Some(member.to_owned()), ..Slot::default() };
+            }
+        }
         self.balance(now);
     }
 
@@ -94,6 +115,9 @@ impl Group {
     pub fn tick(&mut self, now: Duration) -> bool {
         let mut late = self.rejoin_until.take_if(|until| now >= *until).is_some();
         for slot in &mut self.slots {
+            slot.missed &= !late;
+        }
+        for slot in &mut self.slots {
             if slot.revoking.is_some_and(|since| now.saturating_sub(since) >= HANDOVER) {
                 *slot = Slot::default();
                 late = true;
@@ -119,6 +143,11 @@ impl Group {
     pub fn owned(&self, member: &str) -> Vec<(u32, bool)> {
         let mine = |(id, slot): (usize, &Slot)| (slot.owner.as_deref() == Some(member)).then_some((id as u32, slot.revoking.is_some()));
         self.slots.iter().enumerate().filter_map(mine).collect()
+    }
+
+    /// Whether nobody is in it.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
     }
 
     /// Members by name, with the number of partitions each owns.
@@ -187,11 +216,10 @@ impl Group {
                 missing -= 1;
             }
         }
-        let unclaimed = self.rejoin_until.is_none().then_some(false);
-        for claimed in std::iter::once(true).chain(unclaimed) {
+        for claimed in [true, false] {
             for (id, slot) in self.slots.iter_mut().enumerate() {
-                if missing > 0 && slot.owner.is_none() && claims.contains(&(id as u32)) == claimed {
-                    *slot = Slot { owner: Some(member.to_owned()), revoking: None };
+                if missing > 0 && slot.owner.is_none() && !slot.missed && claims.contains(&(id as u32)) == claimed {
+                    *slot = Slot { owner: Some(member.to_owned()), ..Slot::default() };
                     missing -= 1;
                 }
             }
@@ -260,15 +288,68 @@ mod tests {
         assert_eq!(group.owned("b"), [(0, false), (1, false)]);
     }
 
+    fn owned(group: &Group, member: &str) -> Vec<u32> {
+        group.owned(member).into_iter().filter(|(_, revoking)| !revoking).map(|(partition, _)| partition).collect()
+    }
+
+    fn going(group: &Group, member: &str) -> Vec<u32> {
+        group.owned(member).into_iter().filter(|(_, revoking)| *revoking).map(|(partition, _)| partition).collect()
+    }
+
+    /// | who comes, claiming | partitions with work | has at once | has when the wait is over |
     #[test]
-    fn after_the_hub_was_away_nobody_gets_what_others_may_still_hold() {
+    fn table_of_who_gets_what_after_the_hub_was_away() {
+        type Comes = (&'static str, &'static [u32]);
+        type Has = &'static [(&'static str, &'static [u32])];
+        let table: &[(&[Comes], &[u32], Has, Has)] = &[
+            // The first to come holds nothing: what others may be at work on is not for it.
+            (&[("new", &[])], &[0, 1, 2, 3], &[("new", &[])], &[("new", &[0, 1, 2, 3])]),
+            (&[("new", &[])], &[1], &[("new", &[0, 2, 3])], &[("new", &[0, 1, 2, 3])]),
+            (&[("new", &[])], &[], &[("new", &[0, 1, 2, 3])], &[("new", &[0, 1, 2, 3])]),
+            (&[("a", &[0, 1])], &[0, 1, 2, 3], &[("a", &[0, 1])], &[("a", &[0, 1, 2, 3])]),
+            (&[("a", &[0, 1]), ("b", &[2])], &[0, 1, 2, 3], &[("a", &[0, 1]), ("b", &[2])], &[("a", &[0, 1]), ("b", &[2, 3])]),
+            (&[("new", &[]), ("a", &[0, 1]), ("b", &[2, 3])], &[0, 1, 2, 3], &[("new", &[]), ("a", &[0, 1]), ("b", &[2])], &[("new", &[])]),
+            // Claims that nobody can have: another one's, and of a partition that is not there.
+            (&[("a", &[0, 1]), ("b", &[0, 1, 9])], &[0, 1, 2, 3], &[("a", &[0, 1]), ("b", &[])], &[("a", &[0, 1]), ("b", &[2, 3])]),
+        ];
+        for (members, held, at_once, at_last) in table {
+            let mut group = Group::new(4).wait_for_claims(T(5), |partition| held.contains(&partition));
+            for (connection, (member, claims)) in (1..).zip(*members) {
+                group.join(member, connection, claims, T(0));
+            }
+            for (member, expected) in *at_once {
+                assert_eq!(owned(&group, member), *expected, "{member} at once, of {members:?} with work in {held:?}");
+            }
+            assert!(!group.tick(T(4)) && group.tick(T(5)) && !group.tick(T(6)));
+            for (member, expected) in *at_last {
+                assert_eq!(owned(&group, member), *expected, "{member} at last, of {members:?} with work in {held:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn claims_beyond_a_members_part_are_handed_over_and_not_taken_away() {
+        let mut group = Group::new(8).wait_for_claims(T(5), |_| true);
+        group.join("new", 1, &[], T(0));
+        group.join("a", 2, &[0, 1, 2, 3, 4, 5, 6, 7], T(1));
+        assert_eq!((group.owned("new").len(), owned(&group, "a").len(), going(&group, "a").len()), (0, 4, 4));
+        let asked_for = going(&group, "a");
+        group.release("a", &asked_for, T(2));
+        // Whoever had them is here: nobody waits for the rest of the time.
+        assert_eq!(owned(&group, "new"), asked_for);
+        assert!(group.tick(T(5)));
+        assert_eq!(sizes(&group), [4, 4]);
+    }
+
+    #[test]
+    fn a_claim_that_nobody_expected_makes_the_others_wait() {
         let mut group = Group::new(8);
         group.join("a", 1, &[0, 1, 2, 3], T(0));
         assert_eq!(sizes(&group), [4]);
         group.join("new", 2, &[], T(1));
         assert_eq!(group.owned("new"), []);
         group.join("b", 3, &[4, 5], T(2));
-        assert_eq!(group.owned("b"), [(4, false), (5, false)]);
+        assert_eq!(owned(&group, "b"), [4, 5]);
         assert!(!group.tick(T(4)) && group.tick(T(5)) && !group.tick(T(6)));
         let unowned = (0..8).filter(|&p| !["a", "b", "new"].iter().any(|m| group.owns(m, p))).count();
         assert_eq!(unowned, 0);
@@ -293,14 +374,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_happens_it_ends_balanced_and_every_partition_is_owned(steps in prop::collection::vec((0u8..4, 0u64..5), 1..60)) {
+        fn whatever_happens_it_ends_balanced_and_every_partition_is_owned(
+            steps in prop::collection::vec((0u8..5, 0u64..5), 1..60),
+            waits in any::<bool>(),
+        ) {
             let mut group = Group::new(16);
+            if waits {
+                group = group.wait_for_claims(T(5), |partition| partition % 3 > 0);
+            }
             let mut now = 0;
             for (what, who) in steps {
                 now += 1;
                 let name = who.to_string();
                 match what {
                     0 => group.join(&name, who, &[], T(now)),
+                    4 => group.join(&name, who, &[who as u32, 7, 8, 99], T(now)),
                     1 => group.leave(&name, who, T(now)),
                     2 => { group.disconnect(who, T(now)); }
                     _ => {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::core::WORKERS;
 use crate::db::{Batch, Space};
+use crate::dlq::{self, Letter, Letters, Shelf};
 use crate::error::HubError;
 use crate::frame::*;
 use crate::group::Group;
@@ -392,6 +393,57 @@ fn damage_is_found_and_mended() {
     assert_eq!(bed.check(json!({"job_id": JOB})), expected[..4]);
     assert_eq!(bed.ask("recount", json!({"job_id": JOB})), json!({"changed": true}));
     assert_eq!(bed.check(json!({})), [("totals_differ".to_owned(), None)], "the sums were right: they take part in the change");
+}
+
+#[test]
+fn dead_letters_are_held_against_what_failed() {
+    let bed = Bed::with_store();
+    bed.accept_named(4);
+    let failed = |index: u32| ResourceOutcome {
+        resource_id: index.to_string(),
+        resource_index: index,
+        state: ResourceState::Failed as i32,
+        code: "DOWNLOAD_TIMEOUT".into(),
+        task: Some(DownloadTask { job_id: JOB.into(), resource_index: index, url: format!("http://h/{index}"), ..Default::default() }),
+        ..Default::default()
+    };
+    let report = |outcomes| Entry::new(Topic::Status, 0, batch([JobStatus { job_id: JOB.into(), outcomes, ..Default::default() }]));
+    bed.append("", vec![report(vec![failed(0), failed(1)])], vec![]).unwrap();
+    bed.append("", vec![report(vec![failed(2)])], vec![]).unwrap();
+    let stored = bed.store(3, "content");
+    bed.append("", vec![stored], vec![]).unwrap();
+    assert_eq!(bed.check(json!({})), []);
+
+    let core = bed.core();
+    let id = parse_id(JOB).unwrap();
+    let [first, second] = dlq::places(&core.db.view(), &id).unwrap()[..2] else { panic!("a place for each commit") };
+    let letters = |place| Letters::read(core.db.get(Space::Index, &dlq::key(Shelf::Dead, place)).unwrap().unwrap()).unwrap();
+    let write = |place: &dlq::Place, shelf: Shelf, letters: &Letters| {
+        let mut batch = Batch::default();
+        batch.put(Space::Index, dlq::key(shelf, place), letters.encode_to_vec());
+        core.db.commit(batch).unwrap();
+    };
+    let (sound, other) = (letters(&first), letters(&second));
+
+    let mut damaged = sound.clone();
+    damaged.take((1, 0)).unwrap();
+    write(&first, Shelf::Dead, &damaged);
+    assert_eq!(bed.check(json!({})), found(&[("letter_missing", Some(1))]));
+    assert_eq!(bed.check(json!({"job_id": JOB})), found(&[("letter_missing", Some(1))]));
+    write(&first, Shelf::Dead, &sound);
+
+    let mut damaged = other.clone();
+    damaged.insert(Letter { index: 3, code: "DOWNLOAD_TIMEOUT".into(), ..Default::default() });
+    write(&second, Shelf::Dead, &damaged);
+    assert_eq!(bed.check(json!({})), found(&[("letter_unfounded", Some(3))]));
+    write(&second, Shelf::Dead, &other);
+    assert_eq!(bed.check(json!({})), []);
+
+    // Of a job that is not there, and at a commit that brought nothing of the job.
+    write(&(first.0, parse_id(OTHER).unwrap()), Shelf::Dead, &sound);
+    write(&(u64::MAX, id), Shelf::Replayed, &other);
+    assert_eq!(bed.check(json!({})), found(&[("letter_unfounded", None), ("letter_unfounded", None)]));
+    assert_eq!(bed.check(json!({"job_id": JOB})), []);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod background;
 mod backup;
 mod cancel;
 mod check;
+mod check_letters;
 mod client;
 mod clock;
 mod collect;

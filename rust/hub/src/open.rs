@@ -6,8 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use fetchbox_model::stream::Topic;
 use parking_lot::{Mutex, RwLock};
@@ -95,6 +95,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         .map_err(io("open", &side_path))?;
     let sequence = keys::number(db.get(Space::Meta, keys::SEQUENCE).map_err(failed)?.as_deref());
     check_sequence(&side, sequence).map_err(damaged)?;
+    let rested = db.get(Space::Meta, keys::RESTED).map_err(failed)?.is_some_and(|at| keys::number(Some(&at)) == sequence);
     let partitions = |topic: Topic| if topic == Topic::Tasks { format.partitions } else { topic.default_partitions() };
     let (next, start) = (Offsets::new(partitions), Offsets::new(partitions));
     let packed = db.get(Space::Meta, keys::NEXT).map_err(failed)?.unwrap_or_default();
@@ -137,6 +138,8 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         start,
         committed: RwLock::new(committed),
         groups: Mutex::new(HashMap::new()),
+        interrupted: existed && !rested,
+        serving: OnceLock::new(),
         connections: Mutex::default(),
         wake: (0..=Topic::ALL.len()).map(|_| watch::Sender::new(0)).collect(),
         outbox_wake: watch::Sender::new(0),

@@ -173,7 +173,7 @@ fn member(core: &Core, connection: u64, op: Op, request: &JoinRequest) -> Result
         // A member that nobody would ever miss would keep its partitions for good.
         return Err(HubError::Unavailable("the connection is gone".into()));
     }
-    let group = groups.entry((topic as u8, request.group.clone())).or_insert_with(|| Group::new(core.partitions(topic)));
+    let group = groups.entry((topic as u8, request.group.clone())).or_insert_with(|| core.new_group(topic, &request.group));
     match op {
         Op::Join => group.join(&request.member, connection, &request.partitions, now),
         Op::Leave => group.leave(&request.member, connection, now),

@@ -43,6 +43,7 @@ pub async fn serve(core: Arc<Core>, mut stop: watch::Receiver<bool>) -> Result<(
     let cannot = |error: std::io::Error| HubError::Invalid(format!("cannot listen on {}: {error}", path.display()));
     let listener = UnixListener::bind(&path).map_err(cannot)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(cannot)?;
+    core.serving.get_or_init(|| core.clock.elapsed());
     let fatal = core.fatal.subscribe();
     let dying = died(fatal);
     tokio::pin!(dying);

@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use crate::config::{Broker, Durability};
-use crate::core::{Core, read_failed};
+use crate::core::{Core, WORKERS, read_failed};
 use crate::db::Space;
 use crate::dlq::{Place, Shelf, Which};
 use crate::error::HubError;
@@ -239,6 +239,9 @@ impl Writer {
                     Err(_) => break,
                 }
             }
+            if self.stopping {
+                self.note_rest();
+            }
             if self.totals != totals {
                 self.stage.put(Space::Meta, keys::TOTALS, self.totals.encode_to_vec());
             }
@@ -250,6 +253,15 @@ impl Writer {
             if self.stopping {
                 return;
             }
+        }
+    }
+
+    /// With no worker left at the end, the next hub waits for nobody. Not worth a failure where the disk is full.
+    fn note_rest(&mut self) {
+        let at_work = self.core.groups.lock().get(&(Topic::Tasks as u8, WORKERS.to_owned())).is_some_and(|group| !group.is_empty());
+        if !at_work && self.core.check_space().is_ok() {
+            let sequence = self.stage.sequence;
+            self.stage.put(Space::Meta, keys::RESTED, sequence.to_be_bytes().to_vec());
         }
     }
 

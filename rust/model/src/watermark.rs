@@ -42,6 +42,11 @@ impl Segment {
         }
     }
 
+    fn is_open(&self, offset: u64) -> bool {
+        let index = offset - self.base;
+        self.words.get((index / WORD) as usize).is_some_and(|word| *word & (1 << (index % WORD)) != 0)
+    }
+
     /// The lowest open offset, or the end when nothing is open.
     fn first_open(&mut self) -> u64 {
         while let Some(word) = self.words.get(self.head) {
@@ -80,6 +85,12 @@ impl Watermark {
             self.next = fresh.end;
         }
         fresh.start.min(fresh.end)..fresh.end
+    }
+
+    /// Whether a message was taken and is neither settled nor handed on.
+    pub fn is_open(&self, offset: u64) -> bool {
+        let index = self.segments.partition_point(|segment| segment.end <= offset);
+        self.segments.get(index).is_some_and(|segment| segment.base <= offset && segment.is_open(offset))
     }
 
     /// Marks one message as settled or handed on. False when it is not open: never taken, or settled before.

@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::completion::{Queue, lock};
-use crate::delivery::{Delivery, Settled, assign};
+use crate::delivery::{Delivery, Settled};
 use crate::engine::{Engine, Report};
 use crate::error::CoreError;
 use crate::follower::{Follower, Told};
@@ -152,7 +152,7 @@ impl HubClient {
         self.call(|client| async move {
             let assignment = client.join(request(&member, claims)).await?;
             *lock(&membership) = (member, assignment.epoch);
-            assign(&mut lock(&engine.get().window), &assignment);
+            engine.get().assign(&assignment);
             Ok(Reply::Nothing)
         })
     }
@@ -190,7 +190,7 @@ impl HubClient {
             fail_point!("worker::poll::after");
             if let Some(assignment) = &reply.assignment {
                 lock(&membership).1 = assignment.epoch;
-                assign(&mut lock(&engine.get().window), assignment);
+                engine.get().assign(assignment);
             }
             Ok(Reply::Delivery(Delivery::from(reply.batches)))
         })
@@ -269,7 +269,7 @@ impl HubClient {
         self.call(|client| async move {
             let assignment = client.release_partitions(request(&member, partitions)).await?;
             lock(&membership).1 = assignment.epoch;
-            assign(&mut lock(&engine.get().window), &assignment);
+            engine.get().assign(&assignment);
             Ok(Reply::Nothing)
         })
     }

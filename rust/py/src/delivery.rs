@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use fetchbox_engine::window::{Delivered, Intake, Window};
+use fetchbox_engine::window::{Delivered, Intake, Leaving, Window};
 use fetchbox_hub::{Assignment, JobSettled, KnownUrl, PolledBatch};
 use fetchbox_model::message::DownloadTask;
 use fetchbox_model::reuse::{KEY_BYTES, Remembered};
@@ -90,11 +90,11 @@ impl Delivery {
     }
 }
 
-/// Lays an assignment over the window.
-pub fn assign(window: &mut Window, assignment: &Assignment) {
+/// Lays an assignment over the window; what goes from now on.
+pub fn assign(window: &mut Window, assignment: &Assignment) -> Leaving {
     let owned: Vec<(u32, u64)> = assignment.partitions.iter().map(|p| (p.partition, p.committed)).collect();
     let revoking: Vec<u32> = assignment.partitions.iter().filter(|p| p.revoking).map(|p| p.partition).collect();
-    window.assign(&owned, &revoking);
+    window.assign(&owned, &revoking)
 }
 
 /// What is settled already of the jobs of a delivery, and what is remembered of its URLs.

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fetchbox_engine::report::{self, Context, Entry};
 use fetchbox_engine::window::{Malformed, Placed, Window};
 use fetchbox_engine::{AddressPolicy, EngineConfig, EngineError, FetchConfig, FinishedKind, Reuse, Submission};
+use fetchbox_hub::Assignment;
 use fetchbox_model::failure::Code;
 use fetchbox_model::reuse::Remembered;
 use prost::Message;
@@ -19,7 +20,7 @@ use pyo3_object_store::AnyObjectStore;
 
 use crate::carry;
 use crate::completion::{Wakeup, lock};
-use crate::delivery::{Delivery, Settled};
+use crate::delivery::{self, Delivery, Settled};
 use crate::error::CoreError;
 use crate::fork::Guard;
 use crate::hooks::{self, Hooks};
@@ -121,6 +122,9 @@ impl Engine {
                 for (placed, name) in intake.tasks.into_iter().zip(names.into_iter().chain(std::iter::repeat(None))) {
                     if settled.covers(&placed.task) {
                         window.settle(placed.token);
+                    } else if !window.wants(placed.token) {
+                        // Its partition is asked for, or went, since it was polled.
+                        window.abandon(placed.token);
                     } else if hooks.wants(&placed.task) {
                         if self.closing.load(Ordering::Relaxed) {
                             continue; // delivered again, elsewhere
@@ -344,6 +348,20 @@ fn object_store(store: Bound<'_, PyAny>) -> Result<Arc<dyn object_store::ObjectS
 }
 
 impl Engine {
+    /// Takes over an assignment. What waits of partitions that go is somebody else's: done here as well, it would be done twice.
+    pub fn assign(&self, assignment: &Assignment) {
+        let leaving = delivery::assign(&mut lock(&self.window), assignment);
+        if leaving.is_empty() {
+            return;
+        }
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(engine) = engine.as_ref() else { return };
+        let tokens = engine.give_up(&leaving);
+        self.backlog.fetch_sub(tokens.len(), Ordering::Relaxed);
+        let mut window = lock(&self.window);
+        tokens.into_iter().for_each(|token| window.abandon(token));
+    }
+
     /// Runs a call on the engine without the GIL. Raises when the engine is closed or was made before a fork.
     fn with<T: Send>(&self, py: Python<'_>, call: impl FnOnce(&fetchbox_engine::Engine) -> T + Send) -> PyResult<T> {
         self.guard.check("Engine")?;

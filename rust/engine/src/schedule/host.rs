@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::silent::Hope;
 use super::tempo::{Sign, Tempo};
 use super::{Entry, LONGEST_WAIT};
 use crate::breaker::{Breaker, Verdict};
@@ -130,6 +131,24 @@ impl<T> Host<T> {
         entry
     }
 
+    /// The task that would be the last one: one with a deadline only when there is no other.
+    pub(super) fn pop_newest(&mut self) -> Option<Entry<T>> {
+        let entry = match self.turns.back().and_then(|job| self.jobs.get_mut(job)) {
+            Some(queue) => {
+                let entry = queue.pop_back();
+                if queue.is_empty()
+                    && let Some(job) = self.turns.pop_back()
+                {
+                    self.jobs.remove(&job);
+                }
+                entry
+            }
+            None => self.urgent.pop_last().map(|(_, entry)| entry),
+        };
+        self.queued -= usize::from(entry.is_some());
+        entry
+    }
+
     /// Since when the next task waits.
     pub(super) fn oldest(&self) -> Option<Instant> {
         if let Some((_, entry)) = self.urgent.first_key_value() {
@@ -194,6 +213,21 @@ impl<T> Host<T> {
         self.queued -= removed.len() - before;
     }
 
+    /// Takes out what `wanted` says.
+    pub(super) fn remove_where(&mut self, wanted: &impl Fn(&T) -> bool, removed: &mut Vec<T>) {
+        let before = removed.len();
+        let keys: Vec<_> = self.urgent.iter().filter(|(_, entry)| wanted(&entry.task)).map(|(key, _)| *key).collect();
+        removed.extend(keys.iter().filter_map(|key| self.urgent.remove(key)).map(|entry| entry.task));
+        for queue in self.jobs.values_mut().filter(|queue| queue.iter().any(|entry| wanted(&entry.task))) {
+            let (gone, kept) = std::mem::take(queue).into_iter().partition::<VecDeque<_>, _>(|entry| wanted(&entry.task));
+            *queue = kept;
+            removed.extend(gone.into_iter().map(|entry| entry.task));
+        }
+        self.jobs.retain(|_, queue| !queue.is_empty());
+        self.turns.retain(|job| self.jobs.contains_key(job));
+        self.queued -= removed.len() - before;
+    }
+
     fn allowed(&self, now: Instant) -> usize {
         if self.breaker.is_half_open(now) {
             1
@@ -218,6 +252,17 @@ impl<T> Host<T> {
     pub(super) fn stands_still(&self) -> bool {
         let unheard = || self.silent > 0 || self.breaker.is_suspect() || matches!(self.place, Place::Held(_));
         self.breaker.is_down() || (!self.proven && unheard())
+    }
+
+    /// What is to be expected of it while many wait. Unlike [`Host::stands_still`] this does not forgive a first rest.
+    pub(super) fn hope(&self, now: Instant) -> Hope {
+        if self.stands_still() || self.breaker.open_until(now).is_some() {
+            Hope::Still
+        } else if self.proven {
+            Hope::Well
+        } else {
+            Hope::Untried
+        }
     }
 
     pub(super) fn place_at(&mut self, now: Instant, suspects_full: bool, too_silent: bool, turn: u64) -> Place {

@@ -9,6 +9,38 @@ use std::time::{Duration, Instant};
 
 use super::{HostId, Scheduler};
 
+/// How much may wait at hosts that may not answer. What is more is handed on, newest first, so that those which do answer have their place; each
+/// such host keeps an even share.
+#[derive(Debug, Clone, Copy)]
+pub struct Crowd {
+    /// What has waited since then at a host that stands still is handed on, oldest first, however little it is.
+    pub before: Option<Instant>,
+    /// With more waiting in all, hosts that stand still keep their share of so many.
+    pub still: usize,
+    /// With more waiting in all, hosts of which nothing is known keep their share of so many.
+    pub most: usize,
+}
+
+/// What [`Scheduler::hand_on`] took out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HandedOn<T> {
+    /// Tasks of hosts that stand still.
+    pub still: Vec<T>,
+    /// Tasks of hosts that had no turn yet.
+    pub untried: Vec<T>,
+}
+
+/// What is to be expected of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hope {
+    /// It has answered, and goes on.
+    Well,
+    /// Nothing is known of it.
+    Untried,
+    /// It fails, or is silent.
+    Still,
+}
+
 /// How long a host may be silent before its task gives its slot up.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -87,22 +119,49 @@ impl<T> Scheduler<T> {
         }
     }
 
-    /// Takes out what has waited since `before` at hosts that stand still, oldest first, and of them whatever makes more than `most` waiting in all.
-    pub fn hand_on(&mut self, before: Instant, most: usize, now: Instant) -> Vec<T> {
-        let mut taken = Vec::new();
+    /// Takes out what would only wait here, see [`Crowd`].
+    pub fn hand_on(&mut self, crowd: Crowd, now: Instant) -> HandedOn<T> {
+        let mut handed_on = HandedOn { still: Vec::new(), untried: Vec::new() };
+        let (mut still, mut untried) = (0, 0);
+        if self.queued > crowd.still {
+            for host in self.hosts.iter().flatten().filter(|host| host.queued > 0) {
+                match host.hope(now) {
+                    Hope::Still => still += 1,
+                    Hope::Untried => untried += 1,
+                    Hope::Well => {}
+                }
+            }
+        }
+        let still_share = crowd.still / still.max(1);
+        let untried_share = crowd.most / (still + untried).max(1);
         for id in 0..self.hosts.len() {
-            let Some(host) = self.hosts[id].as_mut().filter(|host| host.queued > 0 && host.stands_still()) else { continue };
-            let had = taken.len();
-            while self.queued > most || host.oldest().is_some_and(|since| since <= before) {
-                let Some(entry) = host.pop() else { break };
+            let Some(host) = self.hosts[id].as_mut().filter(|host| host.queued > 0) else { continue };
+            let had = host.queued;
+            if host.stands_still() {
+                while host.oldest().is_some_and(|since| crowd.before.is_some_and(|before| since <= before))
+                    && let Some(entry) = host.pop()
+                {
+                    self.queued -= 1;
+                    handed_on.still.push(entry.task);
+                }
+            }
+            let (taken, share, most) = match host.hope(now) {
+                Hope::Still => (&mut handed_on.still, still_share, crowd.still),
+                Hope::Untried => (&mut handed_on.untried, untried_share, crowd.most),
+                Hope::Well => continue,
+            };
+            while self.queued > most
+                && host.queued > share
+                && let Some(entry) = host.pop_newest()
+            {
                 self.queued -= 1;
                 taken.push(entry.task);
             }
-            if taken.len() > had {
+            if host.queued < had {
                 self.replace(id, now);
             }
         }
-        taken
+        handed_on
     }
 }
 

@@ -3,7 +3,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use super::super::{Entry, HostId, HostLimits, Next, Scheduler};
-use super::PATIENCE;
+use super::{Crowd, PATIENCE};
 use crate::breaker::Verdict;
 
 const LIMITS: HostLimits = HostLimits { concurrency: 8, interval: Duration::ZERO, adaptive: false };
@@ -93,6 +93,9 @@ fn those_that_were_held_are_let_in_one_for_one() {
     assert_eq!((seen, scheduler.running(), scheduler.queued()), (20, 0, 0));
 }
 
+/// Nobody is handed on for having waited.
+const NEVER: Crowd = Crowd { before: None, still: usize::MAX, most: usize::MAX };
+
 #[test]
 fn what_waits_long_where_nothing_moves_is_handed_on() {
     let now = Instant::now();
@@ -108,10 +111,92 @@ fn what_waits_long_where_nothing_moves_is_handed_on() {
     start_all(&mut scheduler, later);
     scheduler.push(entry("silent", 10, later), later);
     let waiting = scheduler.queued();
-    assert_eq!(scheduler.hand_on(now - PATIENCE, waiting, later), Vec::<u32>::new());
-    assert_eq!(scheduler.hand_on(now - PATIENCE, waiting - 3, later), [2, 3, 4], "too many wait: the oldest go");
-    assert_eq!(scheduler.hand_on(now, waiting, later), [5, 6, 7, 8, 9], "these have waited for too long");
+    let since = |before| Crowd { before: Some(before), ..NEVER };
+    assert_eq!(scheduler.hand_on(since(now - PATIENCE), later).still, Vec::<u32>::new());
+    let crowd = Crowd { still: waiting - 3, ..NEVER };
+    assert_eq!(scheduler.hand_on(Crowd { still: waiting, ..crowd }, later).still, Vec::<u32>::new());
+    // Its share is all that may wait, and it has less.
+    assert_eq!(scheduler.hand_on(crowd, later).still, Vec::<u32>::new());
+    assert_eq!(scheduler.hand_on(since(now), later).still, [2, 3, 4, 5, 6, 7, 8, 9], "these have waited for too long");
     assert_eq!(scheduler.queued(), waiting - 8);
+}
+
+/// Pushes 20 tasks of a host and brings it into a state.
+fn host_in(state: &str, number: usize, scheduler: &mut Scheduler<u32>, now: Instant) {
+    let name = format!("{state}-{number}");
+    for task in 0..20 {
+        scheduler.push(entry(&name, task, now), now);
+    }
+    let id = scheduler.names[&*name];
+    let host = scheduler.hosts[id].as_mut().unwrap();
+    host.proven = matches!(state, "well" | "failing" | "resting");
+    let failures = match state {
+        "failing" | "refusing" => 1,
+        "resting" => crate::breaker::THRESHOLD,
+        _ => 0,
+    };
+    for _ in 0..failures {
+        host.breaker.record(Verdict::Down, now);
+    }
+    host.silent = usize::from(state == "silent");
+    scheduler.replace(id, now);
+}
+
+/// | hosts | may wait where they stand still | may wait | handed on: of those that stand still, of untried ones |
+#[test]
+fn table_of_what_a_crowd_hands_on() {
+    let table: &[(&[&str], usize, usize, usize, usize)] = &[
+        // Enough room: nobody goes.
+        (&["refusing", "untried"], 40, 40, 0, 0),
+        (&["well", "well"], 10, 10, 0, 0),
+        // What stands still goes first, down to its share.
+        (&["refusing"], 8, 100, 12, 0),
+        (&["refusing", "refusing"], 8, 100, 32, 0),
+        (&["resting"], 8, 100, 12, 0),
+        (&["silent"], 8, 100, 12, 0),
+        // One failure of a host that has answered before says nothing.
+        (&["failing"], 8, 10, 0, 0),
+        (&["well", "refusing"], 8, 100, 12, 0),
+        // Others do not take their share from them.
+        (&["well", "refusing"], 25, 100, 0, 0),
+        // Nothing is known of the others: they go only when there is no room at all.
+        (&["untried"], 8, 20, 0, 0),
+        (&["untried", "untried"], 8, 20, 0, 20),
+        (&["untried", "well"], 8, 20, 0, 0),
+        (&["untried", "well"], 8, 12, 0, 8),
+        (&["untried", "refusing", "well"], 8, 20, 12, 10),
+    ];
+    for (hosts, still, most, gone_still, gone_untried) in table {
+        let now = Instant::now();
+        let mut scheduler = Scheduler::new(4);
+        for (number, state) in hosts.iter().enumerate() {
+            host_in(state, number, &mut scheduler, now);
+        }
+        let waiting = scheduler.queued();
+        let went = scheduler.hand_on(Crowd { before: None, still: *still, most: *most }, now);
+        let what = format!("{hosts:?} with room for {still} and {most}: {went:?}");
+        assert_eq!((went.still.len(), went.untried.len()), (*gone_still, *gone_untried), "{what}");
+        assert_eq!(scheduler.queued(), waiting - gone_still - gone_untried, "{what}");
+        assert_eq!(scheduler.remove_all(now).len(), waiting - gone_still - gone_untried, "{what}");
+    }
+}
+
+#[test]
+fn the_newest_are_handed_on_and_those_with_deadlines_last() {
+    let now = Instant::now();
+    let mut scheduler = Scheduler::new(4);
+    scheduler.push(Entry { deadline_ms: 7, ..entry("silent", 7, now) }, now);
+    scheduler.push(Entry { deadline_ms: 5, ..entry("silent", 5, now) }, now);
+    for task in 10..14 {
+        scheduler.push(Entry { job: format!("j{}", task % 2).into(), ..entry("silent", task, now) }, now);
+    }
+    let (id, _) = start(&mut scheduler, now).unwrap();
+    scheduler.finish(id, Verdict::Down, None, now);
+    let left = |still| Crowd { still, ..NEVER };
+    assert_eq!(scheduler.hand_on(left(4), now).still, [13]);
+    assert_eq!(scheduler.hand_on(left(1), now).still, [11, 12, 10]);
+    assert_eq!(scheduler.hand_on(left(0), now).still, [7]);
+    assert_eq!(scheduler.queued(), 0);
 }
 
 /// Tasks of a good host that end within `span`, when each takes 10 ms, beside `dead` hosts of 100 tasks that never answer and that come first.

@@ -216,3 +216,22 @@ fn a_hundred_thousand_tasks_of_a_dead_host_cost_the_others_nothing() {
     }
     assert_eq!((good, held.len()), (1000, 2), "an unproven host holds two slots while it hangs");
 }
+
+#[test]
+fn chosen_tasks_are_taken_out_wherever_they_wait() {
+    let now = Instant::now();
+    let mut scheduler = Scheduler::new(1);
+    for task in 0..8 {
+        scheduler.push(entry("a", if task < 4 { "one" } else { "two" }, task), now);
+        scheduler.push(Entry { deadline_ms: 1000 + u64::from(task), ..entry("b", "j", 10 + task) }, now);
+        scheduler.push_at(entry("c", "j", 20 + task), now + Duration::from_secs(1));
+    }
+    let mut gone = scheduler.remove_where(|task| task % 2 == 0 || (4..8).contains(task), now);
+    gone.sort_unstable();
+    assert_eq!(gone, [0, 2, 4, 5, 6, 7, 10, 12, 14, 16, 20, 22, 24, 26]);
+    assert_eq!(scheduler.queued(), 10);
+    let later = now + Duration::from_secs(1);
+    let left: Vec<u32> = std::iter::from_fn(|| run(&mut scheduler, later, Verdict::Good)).collect();
+    assert_eq!((left.len(), left.iter().all(|task| task % 2 == 1)), (10, true), "{left:?}");
+    assert!(scheduler.remove_where(|_| true, later).is_empty());
+}

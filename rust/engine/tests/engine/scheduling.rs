@@ -160,7 +160,7 @@ fn what_waits_for_silent_hosts_is_handed_on_when_too_much_waits() {
     }
     let until = Instant::now() + Duration::from_secs(20);
     let mut handed_on = Vec::new();
-    while handed_on.len() < 350 {
+    while handed_on.len() < 460 {
         assert!(Instant::now() < until, "{} were handed on", handed_on.len());
         // Whatever comes in makes the engine look at what waits.
         let good = task(&origin.url("/"));
@@ -174,11 +174,16 @@ fn what_waits_for_silent_hosts_is_handed_on_when_too_much_waits() {
         }
     }
     let now = crate::origins::now_ms();
+    let mut standing = 0;
     for finished in handed_on {
         assert!(finished.attempts.is_empty());
-        assert!(matches!(finished.result, FinishedKind::Later { not_before_ms, .. } if not_before_ms > now + 50_000));
+        let FinishedKind::Later { not_before_ms, .. } = finished.result else { panic!("it is not settled") };
+        // Those that came before the host was known to be silent come back sooner.
+        assert!(not_before_ms + 10_000 > now, "due {not_before_ms} at {now}");
+        standing += u64::from(not_before_ms > now + 30_000);
     }
-    assert!(fetcher.engine().stats().queued <= 100);
+    assert!(standing >= 50, "{standing} were known to stand still");
+    assert!(fetcher.engine().stats().queued <= 40);
 }
 
 /// One download at a time, 30 ms each; the 21st request is refused once.
