@@ -273,6 +273,7 @@ async def test_the_gallery_example_does_what_it_says(monkeypatch: pytest.MonkeyP
     tasks = ingress.hub.jobs[response.json()["job_id"]]["tasks"].tasks
     assert [task["url"] for task in tasks] == ["https://pictures.example/full/1.jpg", "https://pictures.example/full/2.jpg"]
     assert [task["key"].rpartition("/")[2] for task in tasks] == ["0000", "0001"]
+    assert [task["headers"] for task in tasks] == [{"referer": "https://pictures.example/sunsets"}] * 2
     handler = create_handler("gallery:GalleryHandler", {"signing_key": "k"})
     task = DownloadTask("https://pictures.example/full/1.jpg")
     await handler.before_fetch(task)  # type: ignore[attr-defined]
