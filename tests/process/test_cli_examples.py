@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_gallery_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with running_origin(proxy_port=0) as origin, moto(tmp_path) as store:
         films = store.with_bucket("films")
         options = {"buckets": {"video": "films"}, "proxies": {"127.0.0.2": "residential"}, "signing_key": "k"}
-        config = {
+        config: dict[str, Any] = {
             "storage": {"url": f"s3://{store.bucket}", **store.storage()},
             "proxy": {"pools": {"residential": {"endpoints": [origin.proxy_url()]}}},
             "job_types": {
@@ -82,7 +83,7 @@ def test_gallery_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             with service.client() as client:
                 job = client.submit(manifest, job_type="gallery")
                 assert client.wait(job.job_id, timeout=60).status == "completed"
-                film, picture = sorted(client.resources(job.job_id), key=lambda resource: resource.id)
+                film, picture = sorted(client.resources(job.job_id), key=lambda resource: str(resource.id))
             assert "2 of 2 pictures" in service.log()
         assert films.object(film.storage_url).content == content(3, 300)
         assert store.object(picture.storage_url).content == content(2, 200)

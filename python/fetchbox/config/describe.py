@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,14 @@ from fetchbox.config.schema import is_secret
 
 HIDDEN = "********"
 DEFAULT = "default"
+RESOLVED = "resolved"
 _SECRET_WORDS = re.compile(r"pass|secret|token|credential|authorization|cookie|api[-_]?key|signature", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key of the effective configuration. `value` is fit for JSON and holds no secret; `source` is "default", a file or a variable."""
+    """One key of the effective configuration. `value` is fit for JSON and holds no secret; `source` is "default", a file or a variable,
+    or "resolved" for what follows from other keys."""
 
     path: str
     value: Any
@@ -29,8 +31,30 @@ class Setting:
 
 
 def describe(config: Config) -> list[Setting]:
-    """Every key of the effective configuration, in the order of the models."""
-    return list(_section(config, config, ""))
+    """Every key of the effective configuration, in the order of the models, and what becomes of proxy pools that name others."""
+    return [*_section(config, config, ""), *_tiers(config)]
+
+
+def _tiers(config: Config) -> Iterator[Setting]:
+    pools = config.proxy.pools
+    for name in pools:
+        yield Setting(f"proxy.pools.{name}.tiers", proxy_tiers(config, name), RESOLVED)
+    for name, job_type in config.job_types.items():
+        if job_type.proxy is not None:
+            yield Setting(f"job_types.{name}.proxy.tiers", proxy_tiers(config, job_type.proxy.primary, job_type.proxy.fallbacks), RESOLVED)
+
+
+def proxy_tiers(config: Config, primary: str, fallbacks: Iterable[str] = ()) -> list[str]:
+    """The pools that an attempt asks, in order: each one's own fallbacks right after it, none twice. The engine resolves them alike."""
+    order: list[str] = []
+    waiting = [primary, *fallbacks]
+    while waiting:
+        name = waiting.pop(0)
+        if name not in order:
+            order.append(name)
+            pool = config.proxy.pools.get(name)
+            waiting[:0] = pool.fallbacks if pool is not None else ()
+    return order
 
 
 def _section(config: Config, section: Section, prefix: str) -> Iterator[Setting]:

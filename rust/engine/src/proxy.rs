@@ -48,6 +48,8 @@ pub struct Endpoint {
     pub login: Option<(String, String)>,
     /// What outcomes and logs call it: no credentials.
     pub label: String,
+    /// Tells its connections from those of all others: with other credentials the same proxy may be another way out.
+    pub tag: String,
     /// Whether it is given names instead of vetted addresses.
     pub remote_dns: bool,
     first_rest: Duration,
@@ -61,7 +63,7 @@ struct Rest {
 }
 
 impl Endpoint {
-    fn parse(pool: &str, config: &ProxyPoolConfig, text: &str) -> Result<Self, EngineError> {
+    fn parse(pool: &str, config: &ProxyPoolConfig, index: usize, text: &str) -> Result<Self, EngineError> {
         let wrong = |what: &str| EngineError::Config(format!("proxy.pools.{pool}: an endpoint {what}"));
         let url = Url::parse(text).map_err(|_| wrong("is no URL"))?;
         let (scheme, port) = match url.scheme() {
@@ -82,6 +84,7 @@ impl Endpoint {
         Ok(Self {
             pool: pool.to_owned(),
             scheme,
+            tag: format!("{pool}/{index}"),
             label: format!("{}://{host}:{port}", url.scheme()),
             host,
             port,
@@ -130,7 +133,8 @@ impl Pools {
     pub fn new(config: &BTreeMap<String, ProxyPoolConfig>) -> Result<Self, EngineError> {
         let mut pools = HashMap::new();
         for (name, pool) in config {
-            let endpoints: Result<Vec<_>, _> = pool.endpoints.iter().map(|text| Endpoint::parse(name, pool, text).map(Arc::new)).collect();
+            let parsed = pool.endpoints.iter().enumerate().map(|(index, text)| Endpoint::parse(name, pool, index, text).map(Arc::new));
+            let endpoints: Result<Vec<_>, _> = parsed.collect();
             if let Some(unknown) = pool.fallbacks.iter().find(|fallback| !config.contains_key(*fallback)) {
                 return Err(EngineError::Config(format!("proxy.pools.{name}: fallback {unknown:?} is not configured")));
             }

@@ -244,7 +244,7 @@ impl Attempt<'_> {
         range: Option<&RangeRequest>,
         proxy: Option<&Endpoint>,
     ) -> Result<Answered, Failure> {
-        let via = proxy.map_or("", |endpoint| &endpoint.label);
+        let via = proxy.map_or("", |endpoint| &endpoint.tag);
         let origin =
             format!("{}:{} {} {via}", &url[..url::Position::AfterHost], url.port_or_known_default().unwrap_or(0), self.profile.tag);
         let mut fresh = false;

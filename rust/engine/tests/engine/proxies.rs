@@ -236,3 +236,17 @@ fn case_29_a_truncating_proxy_rests_and_the_retry_takes_another() {
     assert_stored(&crate::support::outcome(finished));
     assert_eq!(fetcher.only_file(), body);
 }
+
+#[test]
+fn two_logins_at_one_proxy_do_not_share_connections() {
+    let origin = Origin::always(ok(b"body"));
+    let proxy = Proxy::connect(origin.address);
+    let endpoint = |user: &str| pool(&[format!("http://{user}:secret@{}", proxy.address)], &[], false);
+    let mut fetcher = fetcher(&[("main", endpoint("one")), ("second", endpoint("two"))]);
+    for name in ["main", "second", "main", "second"] {
+        let mut task = by_proxy(&origin.url("/"));
+        task.proxy_hint = Some(ProxyHint { primary_pool: name.into(), fallbacks: Vec::new() });
+        assert_stored(&fetcher.outcome(task));
+    }
+    assert_eq!(proxy.asked().len(), 2, "a tunnel each, used twice: {:?}", proxy.asked());
+}
