@@ -117,7 +117,8 @@ class Finisher:
                 return await call()
             except (HubUnavailable, Refused) as error:
                 self._joined = False
-                log.debug("the hub did not answer, trying again", error=str(error))
+                # An absence is told by the connection; a refusal is told here, or nobody would hear of it.
+                (log.info if isinstance(error, Refused) else log.debug)("the hub did not answer, trying again", error=str(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
 
