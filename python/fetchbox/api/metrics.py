@@ -26,7 +26,6 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=self.registry,
         )
-        self._resources = Counter("fetchbox_resources_accepted_total", "Resources of accepted jobs", registry=self.registry)
         # `labels()` takes a lock and builds tuples; the few children there are get looked up by a plain key.
         self._request_children: dict[tuple[str, int, str], Counter] = {}
         self._job_children: dict[str, Counter] = {}
@@ -49,10 +48,9 @@ class Metrics:
         child.inc()
         self._duration.observe(seconds)
 
-    def accepted(self, size: int, resources: int) -> None:
-        """Counts what a new job brought."""
+    def accepted(self, size: int) -> None:
+        """Counts what a new job brought. Its resources are counted by the hub, which knows them across restarts."""
         self._bytes.inc(size)
-        self._resources.inc(resources)
 
     def render(self) -> str:
         """The registry as Prometheus text."""

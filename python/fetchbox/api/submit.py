@@ -99,7 +99,7 @@ class Submit:
             created = bool(reply["created"])
             result = "accepted" if created else "duplicate"
             if created:
-                self._service.metrics.accepted(size, reply["resource_count"])
+                self._service.metrics.accepted(size)
             await _answer(send, reply, 202 if created else 200)
         except Problem as problem:
             result = problem.code.lower()

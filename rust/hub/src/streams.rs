@@ -55,7 +55,8 @@ pub fn lag(core: &Core, topic: Topic, group: &str) -> u64 {
 fn oldest_age(core: &Core, topic: Topic, group: &str) -> f64 {
     let oldest = (0..core.partitions(topic)).filter_map(|partition| {
         let (from, to) = (core.committed(topic, group, partition), core.next.get(topic, partition));
-        let mut records = crate::log::records(core, topic, partition, from, to).ok()?;
+        // The record before `from` may hold it too, and is done when there is nothing behind it.
+        let mut records = (from < to).then(|| crate::log::records(core, topic, partition, from, to).ok())??;
         records.next()?.ok().map(|(_, record)| record.time_ms)
     });
     oldest.min().map_or(0.0, |ms| core.clock.now_ms().saturating_sub(ms) as f64 / 1000.0)
