@@ -1,4 +1,4 @@
-"""Metrics as an operator has them: the manual's table against a real run, the alert rules, and a real Prometheus that scrapes a real service."""
+"""Metrics as an operator has them: the manual against a real run, the alert rules, a real Prometheus that scrapes a real service."""
 
 from __future__ import annotations
 
