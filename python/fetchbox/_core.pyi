@@ -10,6 +10,7 @@ from typing import Any, final
 
 __all__ = [
     "CoreError",
+    "CurlCall",
     "Delivery",
     "Engine",
     "Follower",
@@ -205,6 +206,26 @@ class HubClient:
     def close(self) -> None: ...
 
 @final
+class CurlCall:
+    """One request that the engine wants curl to make. It is told the head, the body by pieces and the end."""
+
+    @property
+    def group(self) -> int:
+        """Calls of one group may share connections."""
+    def order(self) -> bytes:
+        """What to do, as JSON; holds credentials."""
+    def permits(self, ip: str, port: int) -> bool:
+        """Whether a socket to this address may be opened."""
+    def connected(self) -> None:
+        """There is a connection, and the request is about to be made."""
+    def head(self, status: int, http2: bool, fields: list[tuple[bytes, bytes]]) -> None:
+        """The answer's head."""
+    def push(self, data: bytes) -> int:
+        """0: the piece was taken. 1: not now, offer it again when told to. 2: nobody wants it any more."""
+    def end(self, code: str | None = None, message: str = "") -> None:
+        """It is over: well, or with a failure's code."""
+
+@final
 class Engine:
     """The download engine and the window over the partitions it works on."""
 
@@ -236,6 +257,11 @@ class Engine:
         """
     def refuse_hooked(self, place: int, code: str, message: str) -> None:
         """Counts a failed attempt of a task that was held back: it is tried again later or fails, as the code says."""
+    def serve_curl(self) -> int:
+        """From now on this process works at what job types with transport = "curl" ask for; a descriptor that is readable while there is
+        news. Without it their tasks fail."""
+    def curl_news(self) -> list[tuple[int, int, CurlCall | None]]:
+        """What is new: a number and 0 with a call to begin with, 1 when a call's body may come on, 2 when nobody listens to it any more."""
     def submit_apart(self, place: int, task: bytes) -> int:
         """Starts a task that another process set aside."""
     def poison(self, place: int, task: bytes, message: str) -> OutcomeBatch:

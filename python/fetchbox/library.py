@@ -20,7 +20,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
     from fetchbox.config import Config
+    from fetchbox.curl.transport import CurlThread
     from fetchbox.memory import Memory
 
     Settings = Config | Mapping[str, Any] | Path
@@ -80,7 +81,8 @@ _Input = Iterator[Task | Pause] | AsyncIterable[Task | Pause]
 
 
 class Options(TypedDict, total=False):
-    """Keys of `[fetch]`, and `memory_budget` of `[worker]`. Durations are seconds or "30s", sizes bytes or "50MB"."""
+    """Keys of `[fetch]`, `memory_budget` of `[worker]`, and `transport`, `auth` and `known_hosts` of a job type. Durations are seconds
+    or "30s", sizes bytes or "50MB"."""
 
     connect_timeout: float | str
     read_timeout: float | str
@@ -111,6 +113,9 @@ class Options(TypedDict, total=False):
     reuse: bool
     reuse_max_age: float | str
     memory_budget: int | str
+    transport: Literal["native", "curl"]
+    auth: Mapping[str, str]
+    known_hosts: str
 
 
 def fetch(
@@ -218,6 +223,7 @@ class Engine:
         self._closed = False
         self._pid = 0
         self._native: _core.Engine | None = None
+        self._curl: CurlThread | None = None
 
     def __enter__(self) -> Engine:
         self._start()
@@ -240,8 +246,11 @@ class Engine:
         """Ends open transfers and frees everything, within a few seconds. Harmless when it is closed already."""
         self._closed = True
         native, self._native = self._native, None
+        curl, self._curl = self._curl, None
         # After a fork its threads are the parent's: there is nothing here that could be closed.
         if native is not None and self._pid == os.getpid():
+            if curl is not None:
+                curl.close()
             native.close(CLOSE_SECONDS)
             if self._memory is not None:
                 self._memory.close()
@@ -296,6 +305,10 @@ class Engine:
             except StoreError:
                 self.close()
                 raise
+        if any(kind.get("transport") == "curl" for kind in self._options.get("job_types", {}).values()):
+            from fetchbox.curl.transport import CurlThread
+
+            self._curl = CurlThread(self._native)
 
     def _begin(self) -> None:
         if self._busy:

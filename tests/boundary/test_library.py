@@ -75,7 +75,7 @@ def test_an_outcome_has_everything_and_survives_pickling(origin: Origin, tmp_pat
 
 
 def test_any_fetch_key_is_a_keyword() -> None:
-    assert set(Options.__annotations__) == set(Fetch.model_fields) | {"memory_budget"}
+    assert set(Options.__annotations__) == set(Fetch.model_fields) | {"memory_budget", "transport", "auth", "known_hosts"}
     for name, field in Fetch.model_fields.items():
         given = {name: field.default}
         fetchbox.fetch([], **given)

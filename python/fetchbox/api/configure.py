@@ -11,13 +11,11 @@ from fetchbox.api.auth import OperatorToken, TenantTokens
 from fetchbox.api.manifests import Manifests, open_manifests
 from fetchbox.api.settings import DEFAULT_JOB_TYPE, JobType, Settings
 from fetchbox.config import Config, is_loopback, parse_address
+from fetchbox.config.curl import schemes as curl_schemes
 from fetchbox.handler_host import spec_of
 
 MAX_HEADERS = 32
 """Headers of one resource."""
-
-CURL_SCHEMES = ("ftp", "ftps", "sftp")
-"""What the curl transport speaks beside http and https."""
 
 
 def settings_of(config: Config, manifests: Manifests | None = None) -> Settings:
@@ -45,7 +43,7 @@ def settings_of(config: Config, manifests: Manifests | None = None) -> Settings:
         proxy_pools=frozenset(config.proxy.pools),
         replay_context={
             "limits": {"max_headers": MAX_HEADERS, "max_header_bytes": server.max_header_bytes},
-            "schemes": {name: list(CURL_SCHEMES) for name, kind in config.job_types.items() if kind.transport == "curl"},
+            "schemes": {name: list(curl_schemes()) for name, kind in config.job_types.items() if kind.transport == "curl"},
             "partition_by": config.tasks.partition_by,
         },
     )
@@ -69,7 +67,7 @@ def job_type_of(config: Config, name: str) -> JobType:
         "max_resources": config.server.max_resources,
         "max_header_bytes": config.server.max_header_bytes,
         "max_headers": MAX_HEADERS,
-        "allow_schemes": list(CURL_SCHEMES) if kind.transport == "curl" else [],
+        "allow_schemes": list(curl_schemes()) if kind.transport == "curl" else [],
         "default_headers": dict(kind.default_headers),
         "proxy": None if kind.proxy is None else {"primary": kind.proxy.primary, "fallbacks": list(kind.proxy.fallbacks)},
         "storage": {"bucket": storage.bucket, "key_prefix": storage.key_prefix, "key": None, "metadata": dict(storage.metadata)},

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -52,6 +52,8 @@ _FLAGS = {
     "fetch.limit_rate": "--limit-rate",
     "fetch.reuse_max_age": "--reuse-max-age",
     "proxy.pools.get": "-x",
+    "job_types.default.transport": "--transport",
+    "job_types.default.auth": "-u",
 }
 """Where a setting came from when its flag was given."""
 SHOW_CURSOR = b"\x1b[?25h"
@@ -90,6 +92,12 @@ def get(
     header: Annotated[list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Send this header.")] = None,
     user_agent: Annotated[str | None, typer.Option("--user-agent", "-A", metavar="TEXT", help="The User-Agent header.")] = None,
     proxy: Annotated[str | None, typer.Option("--proxy", "-x", metavar="URL", help="http://, https:// or socks5:// proxy.")] = None,
+    transport: Annotated[
+        Literal["native", "curl"] | None, typer.Option("--transport", help="curl fetches ftp, ftps and sftp too; it needs fetchbox[curl].")
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", metavar="USER:PASSWORD", help="Log in to the URLs' own origins.")] = None,
+    digest: Annotated[bool, typer.Option("--digest", help="With -u: HTTP digest, by curl.")] = False,
+    ntlm: Annotated[bool, typer.Option("--ntlm", help="With -u: NTLM, by curl.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", "-k", help="Do not check certificates.")] = False,
     cacert: Annotated[str | None, typer.Option("--cacert", metavar="FILE", help="PEM file of further authorities.")] = None,
     max_time: Annotated[float | None, typer.Option("--max-time", min=0.001, help="Seconds for one download.")] = None,
@@ -131,7 +139,8 @@ def get(
         max_bytes=_size(max_filesize),
         limit_rate=_size(limit_rate),
     )
-    tree = _configuration(config_path(context, config), fetch, proxy)
+    job_type = _given(transport=transport, auth=_auth(user, digest=digest, ntlm=ntlm))
+    tree = _configuration(config_path(context, config), fetch, proxy, job_type)
     make = _tasks(_headers(header or ()), PROXY_POOL if proxy else None)
     counts = [source.count() for source in sources]
     total = None if None in counts else len(urls or ()) + sum(count or 0 for count in counts)
@@ -385,9 +394,23 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _configuration(path: Path | None, fetch: dict[str, Any], proxy: str | None) -> dict[str, Any]:
-    """The environment, or the file that --config names, with the flags on top; checked."""
-    if path is None and proxy is None and (plain := plain_fetch(fetch, os.environ)) is not None:
+def _auth(user: str | None, *, digest: bool, ntlm: bool) -> dict[str, str] | None:
+    if digest and ntlm:
+        raise UsageError("--digest and --ntlm: one of them")
+    if user is None:
+        if digest or ntlm:
+            raise UsageError(f"--{'digest' if digest else 'ntlm'} needs -u USER:PASSWORD")
+        return None
+    name, colon, password = user.partition(":")
+    if not colon or not name:
+        raise UsageError("-u takes USER:PASSWORD")
+    return {"type": "digest" if digest else "ntlm" if ntlm else "basic", "username": name, "password": password}
+
+
+def _configuration(path: Path | None, fetch: dict[str, Any], proxy: str | None, job_type: dict[str, Any]) -> dict[str, Any]:
+    """The environment, or the file that --config names, with the flags on top; checked. `job_type` is for the job type `default`, which
+    all tasks here have."""
+    if path is None and proxy is None and not job_type and (plain := plain_fetch(fetch, os.environ)) is not None:
         return {"fetch": plain}
     from fetchbox.config import load, load_library
 
@@ -397,12 +420,16 @@ def _configuration(path: Path | None, fetch: dict[str, Any], proxy: str | None) 
     if proxy is not None:
         pools = tree.setdefault("proxy", {}).setdefault("pools", {})
         pools[PROXY_POOL] = {"endpoints": [proxy if "://" in proxy else f"http://{proxy}"]}
+    if job_type:
+        default = tree.setdefault("job_types", {}).setdefault("default", {})
+        default.update(job_type)
     # Reports what is wrong with a flag before anything is opened.
     try:
         load_library(config=tree)
     except ConfigError as error:
         for setting, flag in _FLAGS.items():
             given = setting.removeprefix("fetch.") in fetch or (proxy is not None and setting.startswith("proxy."))
+            given = given or setting.rpartition(".")[2] in job_type
             for problem in error.problems if given else ():
                 if f"{problem.path}.".startswith(f"{setting}."):
                     raise UsageError(f"{flag}: {problem.message}") from error

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fetchbox.config import addresses
+from fetchbox.config import addresses, curl
 from fetchbox.config.fetching import Fetch, Storage
 from fetchbox.config.models import Config
 from fetchbox.errors import Problem
@@ -52,6 +52,7 @@ def check(config: Config, environ: Mapping[str, str]) -> list[Problem]:
         _fetching,
         _proxies,
         _job_types,
+        _transports,
         _callbacks,
         _telemetry,
     )
@@ -59,7 +60,7 @@ def check(config: Config, environ: Mapping[str, str]) -> list[Problem]:
 
 def check_library(config: Config) -> list[Problem]:
     """The problems that matter to a library call, which listens nowhere and is handed its store."""
-    return _collect(config, _fetching, _proxies)
+    return _collect(config, _fetching, _proxies, _transports)
 
 
 def _collect(config: Config, *checks: Callable[[Config], Found]) -> list[Problem]:
@@ -245,14 +246,27 @@ def _job_types(config: Config) -> Found:
                         yield f"{path}.proxy.{key}", f"there is no pool {pool!r}"
         if job_type.handler is not None:
             yield from _handler(f"{path}.handler", job_type.handler)
-        if job_type.auth is not None and job_type.auth.type != "basic" and job_type.transport != "curl":
-            yield f"{path}.auth.type", f'{job_type.auth.type} needs transport = "curl"'
         if job_type.storage.bucket is not None and config.storage.url.startswith("file:"):
             yield f"{path}.storage.bucket", "a local directory has no buckets; use key_prefix"
         yield from _template(f"{path}.storage.key_template", job_type.storage.key_template)
         for header, value in job_type.default_headers.items():
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", header) or any(character in value for character in "\r\n\0"):
                 yield f"{path}.default_headers", f"{header!r} is no valid header"
+
+
+def _transports(config: Config) -> Found:
+    for name, job_type in config.job_types.items():
+        path = f"job_types.{name}"
+        kind = None if job_type.auth is None else job_type.auth.type
+        if job_type.transport == "curl":
+            if problem := curl.problem():
+                yield f"{path}.transport", problem
+            elif problem := curl.problem(kind):
+                yield f"{path}.auth.type", problem
+        elif kind not in (None, "basic"):
+            yield f"{path}.auth.type", f'{kind} needs transport = "curl"'
+        if job_type.known_hosts is not None and not os.path.isfile(job_type.known_hosts):
+            yield f"{path}.known_hosts", f"there is no file {job_type.known_hosts}"
 
 
 def _handler(path: str, handler: str) -> Found:

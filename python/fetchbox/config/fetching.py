@@ -153,6 +153,8 @@ class JobType(Section):
     """Where objects go: `bucket`, `key_prefix`, `key_template`, `metadata`."""
     transport: Literal["native", "curl"] = "native"
     """`curl` for ftp, ftps, sftp, digest and NTLM; it needs the extra `fetchbox[curl]`."""
+    known_hosts: str | None = None
+    """OpenSSH's file of host keys, for sftp; a host that it does not know is refused while verify_tls is on."""
     auth: Auth | None = None
     """Credentials for the origin: `type`, `username`, `password`."""
     handler_timeout: Duration = 30.0

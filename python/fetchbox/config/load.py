@@ -39,7 +39,8 @@ def load_library(
     """The configuration of a library call: the environment or an explicit `config`, and `[fetch]` keys as keywords.
 
     Never reads a file that it happens to find; a path given as `config` is read. `concurrency` and `memory_budget` are taken for
-    `[worker]`. Raises UsageError for a keyword that is no setting, ConfigError for a bad value.
+    `[worker]`, `transport`, `auth` and `known_hosts` for `[job_types.default]`. Raises UsageError for a keyword that is no setting,
+    ConfigError for a bad value.
     """
     layers = Layers()
     if isinstance(config, Config):
@@ -53,7 +54,10 @@ def load_library(
     else:
         layers.add_environment(os.environ if env is None else env)
     for key, value in fetch.items():
-        if key in ("concurrency", "memory_budget"):
+        if key in ("transport", "auth", "known_hosts"):
+            # A library's tasks are of the job type `default`.
+            layers.put(("job_types", "default", key), dict(value) if isinstance(value, Mapping) else value, f"{key}=")
+        elif key in ("concurrency", "memory_budget"):
             layers.put(("worker", key), value, f"{key}=")
         elif key in type(Config.model_fields["fetch"].default).model_fields:
             layers.put(("fetch", key), list(value) if isinstance(value, set | frozenset | tuple) else value, f"{key}=")

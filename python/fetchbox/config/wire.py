@@ -39,7 +39,9 @@ def engine_options(config: Config, *, library: bool = False) -> dict[str, Any]:
     """
     job_types = {}
     for name, job_type in config.job_types.items():
-        plain: dict[str, Any] = _plain(job_type.model_dump(include={"default_headers", "auth", "proxy", "storage", "transport"}))
+        plain: dict[str, Any] = _plain(
+            job_type.model_dump(include={"default_headers", "auth", "proxy", "storage", "transport", "known_hosts"})
+        )
         plain["fetch"] = _plain(job_type.fetch.model_dump(exclude_unset=True))
         job_types[name] = plain
     return {

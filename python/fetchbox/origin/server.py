@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from fetchbox.origin import good, hostile_body, hostile_head, hostile_redirect, hostile_resume  # noqa: F401  (they fill the table of routes)
+from fetchbox.origin import digest, good, hostile_body, hostile_head, hostile_redirect, hostile_resume  # noqa: F401  (they fill the table of routes)
 from fetchbox.origin.certificates import Certificates, TlsMode, server_context
 from fetchbox.origin.http import IDLE_TIMEOUT, MAX_HEAD, Exchange, Request, RequestError, read_request
 from fetchbox.origin.ports import BlackHole

@@ -14,6 +14,7 @@ import orjson
 from fetchbox._core import CoreError, Engine
 from fetchbox.config import Config, engine_options
 from fetchbox.errors import ConfigError
+from fetchbox.worker.run import curl_transport
 
 if TYPE_CHECKING:
     from fetchbox.control import Control
@@ -43,6 +44,7 @@ async def run(config: Config, control: Control) -> int:
                 if not control.draining.is_set():
                     control.tell({"event": "finished", "place": place, "finished": base64.b64encode(task).decode()})
 
+    curl = curl_transport(config, engine)
     control.on_order("run", begin)
     loop.add_reader(engine.fileno(), tell)
     try:
@@ -51,4 +53,6 @@ async def run(config: Config, control: Control) -> int:
     finally:
         loop.remove_reader(engine.fileno())
         await asyncio.to_thread(engine.close, ENGINE_CLOSE_SECONDS)
+        if curl is not None:
+            curl.close()
     return 0

@@ -15,6 +15,7 @@ import structlog
 from fetchbox._core import CoreError, Engine
 from fetchbox.broker import HubConnection
 from fetchbox.config import Config, engine_options
+from fetchbox.config import curl as curl_support
 from fetchbox.errors import ConfigError, FetchboxError, HandlerError, HubUnavailable
 from fetchbox.worker.finish import Finisher
 from fetchbox.worker.loop import WorkerLoop
@@ -22,6 +23,7 @@ from fetchbox.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from fetchbox.control import Control
+    from fetchbox.curl.transport import CurlTransport
     from fetchbox.handler_host import HandlerHost, HandlerSpec
     from fetchbox.worker.before import BeforeFetch
 
@@ -56,6 +58,7 @@ async def run(config: Config, control: Control) -> int:
     quarantine = Quarantine(config, control.index, engine)
     finisher = Finisher(config, hub, member, hooks.finalize, hooks.host)
     loop = WorkerLoop(engine, hub, member, config.worker.flush_interval, quarantine, hooks.before_fetch(config, engine), finisher)
+    curl = curl_transport(config, engine)
     try:
         control.ready()
         await loop.run(control.draining, lambda: _time_to_finish(control))
@@ -63,9 +66,24 @@ async def run(config: Config, control: Control) -> int:
         log.info("the hub is away; unfinished tasks are delivered again")
     finally:
         await asyncio.to_thread(engine.close, ENGINE_CLOSE_SECONDS)
+        if curl is not None:
+            curl.close()
         hooks.close()
         hub.close()
     return 0
+
+
+def curl_transport(config: Config, engine: Engine) -> CurlTransport | None:
+    """The curl transport on the running loop, where a job type uses it."""
+    if all(kind.transport != "curl" for kind in config.job_types.values()):
+        return None
+    from fetchbox.curl.transport import CurlTransport
+
+    for scheme in curl_support.lacking():
+        log.warning("the libcurl of this pycurl does not know a scheme; its URLs are refused", scheme=scheme)
+    transport = CurlTransport(engine)
+    transport.start()
+    return transport
 
 
 class _Hooks:

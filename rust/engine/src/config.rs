@@ -232,8 +232,10 @@ pub struct JobTypeConfig {
     pub storage: JobStorageConfig,
     /// Keys of `[fetch]` that differ.
     pub fetch: serde_json::Map<String, serde_json::Value>,
-    /// `native` or `curl`; the engine takes native ones only.
+    /// `native`, or `curl` for one that works at the engine's desk.
     pub transport: Option<String>,
+    /// OpenSSH's file of host keys, for sftp.
+    pub known_hosts: Option<String>,
 }
 
 /// `[job_types.NAME.auth]`.

@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::api::{FailedAttempt, Finished, FinishedKind, Stats, Submission};
 use crate::breaker::LONGEST_REST;
+use crate::curl::Desk;
 use crate::done::Done;
 use crate::failure::Failure;
 use crate::fetch::transfer::{Memory, Transfer};
@@ -80,6 +81,8 @@ pub struct Core {
     pub stores: Stores,
     /// What sites say of crawlers.
     pub robots: Sites,
+    /// What curl is to fetch.
+    pub curl: Arc<Desk>,
     /// Idle connections.
     pub pool: Pool,
     /// Bytes of bodies.

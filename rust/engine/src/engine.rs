@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use crate::api::{EngineError, Finished, Stats, Submission};
 use crate::config::EngineConfig;
 use crate::core::Core;
+use crate::curl::News;
 use crate::done::Done;
 use crate::fetch::transfer::Memory;
 use crate::flight::Flight;
@@ -91,6 +92,7 @@ impl Engine {
             proxies: Pools::new(&config.proxy_pools)?,
             stores: Stores::open(&config, store, &cleanups)?,
             robots: Sites::default(),
+            curl: Arc::default(),
             pool: Pool::new(config.concurrency.max(64)),
             memory: Memory::new(config.memory_budget),
             metrics: Metrics::new(),
@@ -116,6 +118,16 @@ impl Engine {
     /// Queues tasks.
     pub fn submit(&self, tasks: Vec<Submission>) {
         self.core.submit(tasks);
+    }
+
+    /// From now on somebody works at the curl transport's desk; `wake` is called when there is news for [`Engine::curl_news`].
+    pub fn serve_curl(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.core.curl.serve(wake);
+    }
+
+    /// What is new for the curl transport.
+    pub fn curl_news(&self) -> Vec<News> {
+        self.core.curl.take()
     }
 
     /// Takes up to `max` finished tasks, in the order in which they finished.

@@ -1,6 +1,7 @@
 //! Why an attempt failed, inside the engine.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -45,6 +46,14 @@ impl From<(Code, String)> for Failure {
         Self::new(code, message)
     }
 }
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl Error for Failure {}
 
 /// The first error of a type in a chain of sources.
 pub fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {

@@ -3,6 +3,7 @@
 pub mod attempt;
 pub mod before;
 pub mod body;
+pub mod curl;
 pub mod pace;
 pub mod patience;
 pub mod request;

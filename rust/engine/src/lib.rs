@@ -12,6 +12,7 @@ mod api;
 mod breaker;
 mod config;
 mod core;
+mod curl;
 #[cfg(feature = "failpoints")]
 mod deadly;
 mod done;
@@ -42,7 +43,9 @@ mod wall;
 pub use address::{AddressPolicy, classify};
 pub use api::{EngineError, FailedAttempt, Finished, FinishedKind, Stats, Submission};
 pub use config::{AuthConfig, EngineConfig, FetchConfig, JobStorageConfig, JobTypeConfig, ProxyChoice, ProxyPoolConfig, StorageConfig};
+pub use curl::{Call, Head, News, Order, Taken};
 pub use engine::Engine;
+pub use failure::Failure;
 pub use flight::digest;
 pub use reuse::Reuse;
 pub use store::housekeeper::{Housekeeper, Place, Upload};

@@ -16,6 +16,7 @@ use rustls::ClientConfig;
 use crate::address::AddressPolicy;
 use crate::api::EngineError;
 use crate::config::{EngineConfig, FetchConfig, JobTypeConfig, ProxyChoice};
+use crate::curl::Login;
 use crate::fetch::pace::Pace;
 use crate::fetch::request::complete;
 use crate::fetch::transfer::Sizes;
@@ -51,6 +52,12 @@ pub struct Profile {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// For the task's own origin only.
     pub auth: Option<HeaderValue>,
+    /// Whether curl makes the requests.
+    pub by_curl: bool,
+    /// Credentials for curl; a basic one for HTTP stands in `auth` all the same.
+    pub login: Option<Login>,
+    /// Host keys for sftp.
+    pub known_hosts: Option<String>,
     /// All headers of a task that has none of its own.
     pub plain: Arc<HeaderMap>,
     /// Where objects lie.
@@ -143,9 +150,15 @@ fn profile(
     };
     let mut metadata = config.storage.metadata.clone();
     metadata.extend(job_type.storage.metadata.clone());
+    let by_curl = job_type.transport.as_deref() == Some("curl");
+    let login = job_type.auth.as_ref().filter(|_| by_curl).map(|auth| Login {
+        kind: auth.kind.clone(),
+        username: auth.username.clone(),
+        password: auth.password.clone(),
+    });
     let auth = match &job_type.auth {
         Some(auth) if auth.kind == "basic" => Some(basic(&auth.username, &auth.password).map_err(|error| wrong("auth", error))?),
-        Some(auth) if job_type.transport.as_deref() != Some("curl") => {
+        Some(auth) if !by_curl => {
             return Err(wrong("auth", format!("type {:?} needs transport = \"curl\"", auth.kind)));
         }
         _ => None,
@@ -179,6 +192,9 @@ fn profile(
         pace: Pace::new(fetch.limit_rate),
         headers,
         auth,
+        by_curl,
+        login,
+        known_hosts: job_type.known_hosts.clone(),
         plain: Arc::new(plain),
         template,
         bucket: job_type.storage.bucket.clone().unwrap_or_default(),

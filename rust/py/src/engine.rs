@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fetchbox_engine::report::{self, Context, Entry};
 use fetchbox_engine::window::{Malformed, Placed, Window};
-use fetchbox_engine::{AddressPolicy, EngineConfig, EngineError, FetchConfig, FinishedKind, Reuse, Submission};
+use fetchbox_engine::{AddressPolicy, EngineConfig, EngineError, FetchConfig, FinishedKind, News, Reuse, Submission};
 use fetchbox_hub::Assignment;
 use fetchbox_model::failure::Code;
 use fetchbox_model::reuse::Remembered;
@@ -20,6 +20,7 @@ use pyo3_object_store::AnyObjectStore;
 
 use crate::carry;
 use crate::completion::{Wakeup, lock};
+use crate::curl::CurlCall;
 use crate::delivery::{self, Delivery, Settled};
 use crate::error::CoreError;
 use crate::fork::Guard;
@@ -62,6 +63,8 @@ pub struct Engine {
     backlog: AtomicUsize,
     closing: AtomicBool,
     log_stored: bool,
+    /// Readable while the curl transport has news to take.
+    curl: Arc<Wakeup>,
 }
 
 #[pymethods]
@@ -89,6 +92,7 @@ impl Engine {
             backlog: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             log_stored,
+            curl: Arc::new(Wakeup::new()?),
         })
     }
 
@@ -220,6 +224,25 @@ impl Engine {
     fn refuse_hooked(&self, py: Python<'_>, place: u64, code: &str, message: &str) -> PyResult<()> {
         let Some(task) = lock(&self.hooks).remove(place) else { return Ok(()) };
         self.with(py, |engine| engine.refuse(place, task, hooks::code_of(code), code, message))
+    }
+
+    fn serve_curl(&self, py: Python<'_>) -> PyResult<RawFd> {
+        let wake = Arc::clone(&self.curl);
+        self.with(py, |engine| engine.serve_curl(Box::new(move || wake.notify())))?;
+        Ok(self.curl.fd())
+    }
+
+    fn curl_news(&self, py: Python<'_>) -> PyResult<Vec<(u64, u8, Option<CurlCall>)>> {
+        let news = self.with(py, |engine| {
+            self.curl.reset();
+            engine.curl_news()
+        })?;
+        let told = |news| match news {
+            News::Begin(call) => (call.id, 0, Some(CurlCall(call))),
+            News::Resume(id) => (id, 1, None),
+            News::Drop(id) => (id, 2, None),
+        };
+        Ok(news.into_iter().map(told).collect())
     }
 
     fn submit_apart(&self, py: Python<'_>, place: u64, task: &[u8]) -> PyResult<usize> {

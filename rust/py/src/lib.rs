@@ -3,6 +3,7 @@
 mod carry;
 mod client;
 mod completion;
+mod curl;
 mod delivery;
 mod engine;
 mod error;
@@ -44,6 +45,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<outcome::Outcome>()?;
     module.add_class::<client::HubClient>()?;
     module.add_class::<follower::Follower>()?;
+    module.add_class::<curl::CurlCall>()?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<hub::Hub>()?;
     Ok(())

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::before::{self, Before};
 use super::body;
+use super::curl::{check_first, is_http};
 use super::patience::{Limits, Patience, Timer};
 use super::request::Headers;
 use super::robots;
@@ -24,7 +25,7 @@ use crate::net::socket::EndlessHead;
 use crate::outcome::Learned;
 use crate::profile::{Profile, seconds};
 use crate::proxy::Endpoint;
-use crate::redirect::{check_scheme, is_redirect, next_hop, same_origin};
+use crate::redirect::{is_redirect, next_hop, same_origin};
 use crate::resume::{Answer, RangeRequest, judge, plan};
 use crate::retry::parse_retry_after;
 use crate::robots::{product, tagged};
@@ -60,9 +61,19 @@ pub struct Answered {
 
 /// Makes one attempt. `answered` is called when the task's own host has answered for the first time.
 pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mut Timer, answered: impl Fn()) -> Result<Kept, Failure> {
+    let result = attempt(core, item, learned, timer, answered).await;
+    if is_http(&item.url) {
+        return result;
+    }
+    // What stands for the head of a file server's answer has no status of its own.
+    learned.http_status = 0;
+    result.map_err(|failure| failure.status(0))
+}
+
+async fn attempt(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mut Timer, answered: impl Fn()) -> Result<Kept, Failure> {
     let profile = item.profile.clone();
     let url = item.url.clone();
-    check_scheme(&url)?;
+    check_first(&url, &profile)?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Failure::new(Code::DownloadBadUrl, "the URL holds a user name or password"));
     }
@@ -89,7 +100,7 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
     let mut visited = vec![url];
     loop {
         let Some(url) = visited.last() else { return Err(Failure::new(Code::SystemInternal, "no URL")) };
-        if attempt.profile.fetch.robots {
+        if attempt.profile.fetch.robots && is_http(url) {
             robots::check(&mut attempt, url, |delay| core.slow_down(&host, delay)).await?;
             answered();
         }
@@ -244,6 +255,10 @@ impl Attempt<'_> {
         range: Option<&RangeRequest>,
         proxy: Option<&Endpoint>,
     ) -> Result<Answered, Failure> {
+        if self.profile.by_curl {
+            // Boxed, so that lanes of the native transport do not carry room for it.
+            return Box::pin(self.exchange_by_curl(url, headers, range, proxy)).await;
+        }
         let via = proxy.map_or("", |endpoint| &endpoint.tag);
         let origin =
             format!("{}:{} {} {via}", &url[..url::Position::AfterHost], url.port_or_known_default().unwrap_or(0), self.profile.tag);
@@ -314,7 +329,7 @@ pub fn judge_head(head: &Parts, headers: &Headers, profile: &Profile) -> Result<
         return Err(Failure::new(Code::DownloadBadResponse, "a part of the body although the whole was asked for").status(status));
     }
     let Some(mut code) = Code::from_http_status(status) else { return Ok(()) };
-    if status == 401 && profile.auth.is_some() {
+    if status == 401 && (profile.auth.is_some() || profile.login.is_some()) {
         code = Code::AuthOriginRefused;
     }
     let mut failure = Failure::new(code, format!("the origin answered {}", head.status)).status(status);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fetchbox_model::failure::Code;
-use http::header;
+use http::{Version, header};
 
 use super::attempt::{Answered, Attempt, filtered, text};
 use super::transfer::{Kept, Transfer};
@@ -233,7 +233,8 @@ fn learn(attempt: &mut Attempt<'_>, response: &Answered) {
     }
     let framed = headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
     let empty = matches!(response.head.status.as_u16(), 204 | 304);
-    if !framed && !empty && matches!(response.link, Link::H1(_)) {
+    let by_http1 = matches!(response.link, Link::H1(_) | Link::Curl(_)) && response.head.version != Version::HTTP_2;
+    if !framed && !empty && by_http1 {
         learned.context.push(("length_unknown", "true".to_owned()));
     }
 }
@@ -275,6 +276,9 @@ fn clean_metadata(metadata: BTreeMap<String, String>) -> Vec<(String, String)> {
 
 /// The failure of a body that broke off.
 pub fn body_failure(broken: &Broken) -> Failure {
+    if let Broken::Judged(failure) = broken {
+        return Failure::clone(failure);
+    }
     let error = broken.error();
     let message = chain(error);
     let code = match find::<io::Error>(error).map(io::Error::kind) {

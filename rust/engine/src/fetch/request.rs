@@ -66,6 +66,7 @@ pub fn complete(own: &mut HeaderMap, job_type: &[(HeaderName, HeaderValue)], aut
 /// The headers of a task's requests.
 pub struct Headers {
     own: Arc<HeaderMap>,
+    crossed: bool,
     /// Whether the task itself asks for a range.
     pub has_range: bool,
 }
@@ -96,7 +97,7 @@ impl Headers {
     }
 
     fn new(own: Arc<HeaderMap>) -> Self {
-        Self { has_range: own.contains_key(header::RANGE), own }
+        Self { has_range: own.contains_key(header::RANGE), own, crossed: false }
     }
 
     /// The same with a condition, for one request.
@@ -108,13 +109,19 @@ impl Headers {
         let mut own = HeaderMap::clone(&self.own);
         // An origin may have sent what cannot be sent back.
         own.insert(name, HeaderValue::from_str(text).ok()?);
-        Some(Self { own: Arc::new(own), has_range: self.has_range })
+        Some(Self { own: Arc::new(own), has_range: self.has_range, crossed: self.crossed })
     }
 
     /// From now on only what may cross an origin is sent; this cannot be undone.
     pub fn cross(&mut self) {
         let kept = self.own.iter().filter(|(name, _)| survives_crossing(name.as_str()) || *name == header::ACCEPT_ENCODING);
         self.own = Arc::new(kept.map(|(name, value)| (name.clone(), value.clone())).collect());
+        self.crossed = true;
+    }
+
+    /// Whether only the task's own origin has been asked so far.
+    pub fn is_at_home(&self) -> bool {
+        !self.crossed
     }
 
     /// A request for `url` as HTTP/1.1 sends it; `None` when something in it needs a closer look. Byte for byte what hyper makes of [`Headers::request`].

@@ -65,7 +65,7 @@ impl Attempt<'_> {
     }
 }
 
-fn late(proxy: Option<&Endpoint>, resolving: bool, seconds: f64) -> Failure {
+pub fn late(proxy: Option<&Endpoint>, resolving: bool, seconds: f64) -> Failure {
     match proxy {
         Some(endpoint) => Failure::new(Code::DownloadProxyFailed, format!("proxy {}: no connection within {seconds} s", endpoint.label)),
         None if resolving => Failure::new(Code::DownloadDnsTimeout, "the name servers did not answer in time"),
@@ -74,7 +74,7 @@ fn late(proxy: Option<&Endpoint>, resolving: bool, seconds: f64) -> Failure {
 }
 
 /// Names that a proxy may resolve: literals and loopback's own names are vetted here all the same.
-fn is_remote_name(url: &Url) -> bool {
+pub fn is_remote_name(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');
@@ -85,7 +85,12 @@ fn is_remote_name(url: &Url) -> bool {
 }
 
 async fn vetted(profile: &Profile, url: &Url) -> Result<Vec<SocketAddr>, Failure> {
-    let addresses = resolve(profile, url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(0)).await?;
+    vetted_at(profile, url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(0)).await
+}
+
+/// A host's addresses, if all of them may be connected to.
+pub async fn vetted_at(profile: &Profile, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let addresses = resolve(profile, host, port).await?;
     profile.policy.check_all(&addresses).map_err(|(address, reason)| {
         Failure::new(Code::DownloadBlockedAddress, format!("the address {} is {reason}", address.ip()))
             .with("blocked_address", address.ip().to_string())
@@ -94,7 +99,7 @@ async fn vetted(profile: &Profile, url: &Url) -> Result<Vec<SocketAddr>, Failure
 }
 
 /// Literals are addresses already; everything else is asked for.
-async fn resolve(profile: &Profile, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+pub async fn resolve(profile: &Profile, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     match host.trim_matches(['[', ']']).parse() {
         Ok(ip) => Ok(vec![SocketAddr::new(ip, port)]),
         Err(_) => {

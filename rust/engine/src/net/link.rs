@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::plain::{Plain, Replay, Seen};
 use super::socket::{Meter, Metered, Socket};
+use crate::curl::Hearing;
 use crate::failure::Failure;
 
 /// Largest head of a response, in bytes.
@@ -39,6 +40,8 @@ pub enum Link {
     H1(Box<H1>),
     /// HTTP/2, shared.
     H2(http2::SendRequest<NoBody>),
+    /// curl's, which keeps its connections itself; it has been asked already.
+    Curl(Hearing),
 }
 
 /// An HTTP/1.1 connection.
@@ -142,6 +145,8 @@ pub enum Broken {
     Io(io::Error),
     /// In hyper's words.
     Hyper(hyper::Error),
+    /// Judged already.
+    Judged(Box<Failure>),
 }
 
 impl Broken {
@@ -150,6 +155,7 @@ impl Broken {
         match self {
             Self::Io(error) => error,
             Self::Hyper(error) => error,
+            Self::Judged(failure) => &**failure,
         }
     }
 }
@@ -184,7 +190,7 @@ impl Link {
     /// Another handle of a shared connection.
     pub fn share(&self) -> Option<Self> {
         match self {
-            Self::H1(_) => None,
+            Self::H1(_) | Self::Curl(_) => None,
             Self::H2(sender) => Some(Self::H2(sender.clone())),
         }
     }
@@ -198,6 +204,7 @@ impl Link {
                 Wire::Lost => true,
             },
             Self::H2(sender) => sender.is_closed(),
+            Self::Curl(_) => true,
         }
     }
 
@@ -205,7 +212,7 @@ impl Link {
     pub fn saw_response(&self) -> bool {
         match self {
             Self::H1(h1) => h1.meter.received() > 0,
-            Self::H2(_) => false,
+            Self::H2(_) | Self::Curl(_) => false,
         }
     }
 
@@ -228,6 +235,7 @@ impl Link {
                 .await
             }
             Self::H2(sender) => poll_fn(|cx| sender.poll_ready(cx)).await,
+            Self::Curl(_) => Ok(()),
         }
     }
 
@@ -264,6 +272,7 @@ impl Link {
                 let response = sender.send_request(request()?).await;
                 Ok(response.map(|response| response.map(Reply::Hyper)))
             }
+            Self::Curl(_) => Err(Failure::new(Code::SystemInternal, "curl has been asked already")),
         }
     }
 
@@ -277,6 +286,7 @@ impl Link {
                         Wire::Plain(plain) => plain.poll_data(cx).map(|piece| piece.map(|piece| piece.map_err(Broken::Io))),
                         Wire::Hyper(_) | Wire::Lost => Poll::Ready(Some(Err(Broken::Io(io::ErrorKind::NotConnected.into())))),
                     },
+                    Self::Curl(hearing) => hearing.poll_data(cx).map_err(|failure| Broken::Judged(Box::new(failure))),
                     Self::H2(_) => Poll::Ready(Some(Err(Broken::Io(io::ErrorKind::NotConnected.into())))),
                 };
             }
