@@ -43,9 +43,9 @@ CLIENTS = 2
 """Posters that post the same jobs under the same keys, so that they meet at one reservation."""
 PACE = 300.0
 """Responses per second: what is under way has to drain in seconds."""
-MOST_REQUESTS = 8.0
-"""For each task. A worker that is killed leaves what it held to be done again, and one that comes back while the hub is away may be given
-what another still works on: with a death every third of a second that is a multiple of what the crash run allows, which measures it."""
+MOST_REQUESTS = 4.0
+"""For each task: with a death every second a multiple of what the crash run allows, which measures it. A worker that is killed leaves what it
+had begun to be done again."""
 PER_JOB = 8
 
 DEATH = "a process ended, starting it again"
