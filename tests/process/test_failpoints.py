@@ -44,8 +44,8 @@ CLIENTS = 2
 PACE = 300.0
 """Responses per second: what is under way has to drain in seconds."""
 MOST_REQUESTS = 4.0
-"""For each task: with a death every second a multiple of what the crash run allows, which measures it. A worker that is killed leaves what it
-had begun to be done again."""
+"""For each task: with a death every second a multiple of what the crash run allows, which measures it. A worker that is killed leaves what
+it had begun to be done again."""
 PER_JOB = 8
 
 DEATH = "a process ended, starting it again"
