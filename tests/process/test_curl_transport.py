@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 import fetchbox
+from fetchbox.config import curl
 from fetchbox.origin.certificates import Certificates, TlsMode
 from fetchbox.testing import Origin, content, content_sha256, running_origin, wait_until
 from tests.process.bad_ftp import SIZE, BadFtp, bad_ftp
 from tests.process.file_servers import PASSWORD, USER, file_servers
+from tests.process.ntlm_server import md4, ntlm_server
 from tests.process.test_cli_get import get, outcomes
 
 LOOPBACK = ["127.0.0.0/8"]
@@ -210,6 +212,21 @@ def test_digest(origin: Origin, tmp_path: Path) -> None:
     refused = one(urls[2], tmp_path, auth={**login, "password": "wrong"})
     assert (refused["code"], refused["http_status"], refused["attempts"]) == ("AUTH_ORIGIN_REFUSED", 401, 1)
     assert one(urls[2], tmp_path)["code"] == "DOWNLOAD_HTTP_4XX"
+
+
+def test_the_ntlm_servers_digest_is_md4() -> None:
+    assert md4(b"abc").hex() == "a448017aaf21d8525fc10ae87aa6729d"
+    assert md4(b"1234567890" * 8).hex() == "e33b4ddc9c38f2199c3e7b164fcc0536"
+
+
+@pytest.mark.skipif(curl.problem("ntlm") is not None, reason=f"{curl.problem('ntlm')}")
+def test_ntlm(tmp_path: Path) -> None:
+    login = {"type": "ntlm", "username": "ann", "password": "s3cret"}
+    with ntlm_server() as base:
+        for record in run([f"{base}/{n}" for n in range(4)], tmp_path, auth=login).values():
+            assert (stored_of(record), record["http_status"], record["attempts"]) == (b"hello", 200, 1)
+        refused = one(f"{base}/x", tmp_path, auth={**login, "password": "wrong"})
+        assert (refused["code"], refused["http_status"], refused["attempts"]) == ("AUTH_ORIGIN_REFUSED", 401, 1)
 
 
 def test_credentials_and_headers_stay_with_their_origin(origin: Origin, tmp_path: Path) -> None:
