@@ -35,7 +35,9 @@ pub(super) fn url<'a>(url: &'a str, schemes: &[String]) -> Result<Cow<'a, str>, 
     let known = ["http", "https"].into_iter().chain(schemes.iter().map(String::as_str)).any(|known| scheme.eq_ignore_ascii_case(known));
     if !known {
         let message = match scheme.to_ascii_lowercase().as_str() {
-            "ftp" | "ftps" | "sftp" => "ftp, ftps and sftp are for job types with transport = \"curl\"; http and https are served here",
+            "ftp" | "ftps" | "sftp" => {
+                "the schemes ftp, ftps and sftp are for job types with transport = \"curl\"; http and https are served here"
+            }
             _ => "the scheme is not served here; http and https are",
         };
         return problem(Code::ValidationBadScheme, message);
