@@ -17,6 +17,7 @@ use crate::breaker::LONGEST_REST;
 use crate::curl::Desk;
 use crate::done::Done;
 use crate::failure::Failure;
+use crate::fetch::before;
 use crate::fetch::transfer::{Memory, Transfer};
 use crate::flight::Flight;
 use crate::metrics::Metrics;
@@ -28,7 +29,7 @@ use crate::proxy::Pools;
 use crate::retry::{Decision, Failed, Rules, decide};
 use crate::reuse::Reuse;
 use crate::robots::Sites;
-use crate::schedule::{Crowd, Entry, HandedOn, LONGEST_WAIT, Scheduler};
+use crate::schedule::{Crowd, Entry, HandedOn, HostLimits, LONGEST_WAIT, Scheduler};
 use crate::store::Stores;
 use crate::sync::lock;
 use crate::wall::{Wall, millis};
@@ -42,6 +43,10 @@ const HAND_ON_FOR: Duration = Duration::from_secs(60);
 const UNTRIED_FOR: Duration = Duration::from_secs(15);
 /// Hosts that stand still may make so much of what may wait wait.
 const STILL_SHARE: usize = 4;
+/// The host of tasks whose object is reused without asking anybody. No URL has this name.
+const NOBODY: &str = "";
+/// Its limits.
+const FREE: HostLimits = HostLimits { concurrency: usize::MAX, interval: Duration::ZERO, adaptive: false };
 /// Tasks queued under one lock.
 const SUBMIT_AT_ONCE: usize = 512;
 
@@ -69,6 +74,18 @@ pub struct Item {
     pub queued: Instant,
     /// When it came; its attempts do not make it younger.
     pub arrived: Instant,
+}
+
+impl Item {
+    /// Whether nobody is asked for it.
+    pub fn is_unasked(&self) -> bool {
+        *self.host == *NOBODY
+    }
+
+    /// It has to be asked for after all.
+    pub fn ask(&mut self) {
+        self.host = Arc::from(host_name(&self.url));
+    }
 }
 
 /// The engine's shared state.
@@ -156,7 +173,7 @@ impl Core {
             };
             last = Some((host.clone(), job.clone()));
             let profile = self.profiles.of(&task.job_type).clone();
-            items.push(Box::new(Item {
+            let mut item = Box::new(Item {
                 token,
                 task,
                 url,
@@ -168,7 +185,12 @@ impl Core {
                 attempts: Vec::new(),
                 queued: now,
                 arrived: now,
-            }));
+            });
+            if before::is_unasked(&item) {
+                // Nobody's limits hold for it.
+                item.host = Arc::from(NOBODY);
+            }
+            items.push(item);
         }
         let now_ms = self.wall.steady_ms();
         let mut dropped = Vec::new();
@@ -234,7 +256,7 @@ impl Core {
             host: item.host.clone(),
             job: item.job.clone(),
             deadline_ms: item.task.deadline_ms,
-            limits: item.profile.limits,
+            limits: if item.is_unasked() { FREE } else { item.profile.limits },
             since: item.arrived,
             task: item,
         };

@@ -16,13 +16,13 @@ use crate::api::{FailedAttempt, Finished, FinishedKind};
 use crate::breaker::Verdict;
 use crate::core::{Core, Item, now_ms};
 use crate::failure::Failure;
-use crate::fetch::attempt;
 use crate::fetch::patience::Timer;
 use crate::fetch::transfer::{Kept, Stored, Unsynced};
+use crate::fetch::{attempt, before};
 use crate::flight::Flight;
 use crate::outcome::{self, Learned};
 use crate::retry::{Decision, Failed, decide};
-use crate::reuse::{self, How};
+use crate::reuse;
 use crate::schedule::tempo::Sign;
 use crate::schedule::{HostId, LONGEST_WAIT, Next};
 use crate::store::local_failure;
@@ -59,6 +59,8 @@ struct Whole {
 /// How an attempt ended.
 enum Ended {
     Kept(Kept),
+    /// There is nothing to reuse: its host is asked, in its turn.
+    Elsewhere,
     Failed(Failure),
     /// Its deadline had passed before it began.
     Expired,
@@ -144,9 +146,16 @@ impl Core {
             let ended = if self.until_deadline(&item.task).is_some_and(|left| left.is_zero()) {
                 Ended::Expired
             } else {
-                let attempt = AssertUnwindSafe(attempt::run(&self, &mut item, &mut learned, &mut timer, answered)).catch_unwind();
-                match Abortable::new(attempt, registration).await {
-                    Ok(Ok(Ok(kept))) => Ended::Kept(kept),
+                let attempt = async {
+                    if item.is_unasked() {
+                        answered();
+                        let kept = before::unasked(&self, &mut item, &mut learned).await?;
+                        return Ok(kept.map_or(Ended::Elsewhere, Ended::Kept));
+                    }
+                    attempt::run(&self, &mut item, &mut learned, &mut timer, answered).await.map(Ended::Kept)
+                };
+                match Abortable::new(AssertUnwindSafe(attempt).catch_unwind(), registration).await {
+                    Ok(Ok(Ok(ended))) => ended,
                     Ok(Ok(Err(failure))) => Ended::Failed(failure),
                     // The panic hook has told the rest; the slot and the task may not be lost to it.
                     Ok(Err(_)) => Ended::Failed(Failure::new(Code::SystemInternal, "the download panicked")),
@@ -156,17 +165,20 @@ impl Core {
             self.metrics.ended();
             match ended {
                 Ended::Kept(Kept { stored, unsynced }) => {
-                    // A host that was not asked has shown nothing.
-                    let asked = stored.reused != Some(How::Trusted);
-                    let verdict = if asked { Verdict::Good } else { Verdict::Neutral };
                     let sign = Sign::Answered(learned.times.first_byte);
-                    let busy = self.free(host, verdict, None, asked.then_some((sign, started)));
+                    let busy = self.free(host, Verdict::Good, None, Some((sign, started)));
                     let whole = Whole { item, learned, stored, run, handle, took: started.elapsed() };
                     match unsynced {
                         None => self.stored(whole, busy),
                         // The next download begins meanwhile.
                         Some(unsynced) => self.sync(unsynced, whole).await,
                     }
+                }
+                Ended::Elsewhere => {
+                    self.free(host, Verdict::Good, None, None);
+                    item.ask();
+                    self.wait_again(item, Duration::ZERO, &handle);
+                    lock(&self.running).remove(&run);
                 }
                 Ended::Failed(failure) => {
                     let longest = LONGEST_PAUSE.min(item.profile.rules.retry_after_max);

@@ -91,8 +91,7 @@ async fn attempt(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
     if range.is_none() && transfer.partial.received > 0 {
         transfer.restart();
     }
-    let mut condition = match before::look(&mut attempt, item, &mut transfer).await {
-        Before::Kept(kept) => return Ok(kept),
+    let mut condition = match before::look(item, &mut transfer) {
         Before::Ask(condition) => Some(condition),
         Before::Fetch => None,
     };
@@ -194,13 +193,13 @@ fn limits(core: &Core, item: &Item, profile: &Profile) -> Limits {
 }
 
 /// `expected_size` (or `size`) among the task's tags.
-fn expected_size(item: &Item) -> Option<u64> {
+pub fn expected_size(item: &Item) -> Option<u64> {
     let tags = &item.task.attributes.as_ref()?.tags;
     tags.get("expected_size").or_else(|| tags.get("size"))?.trim().parse().ok()
 }
 
 /// Where the task's object goes.
-fn destination(core: &Core, item: &Item) -> Result<Transfer, Failure> {
+pub fn destination(core: &Core, item: &Item) -> Result<Transfer, Failure> {
     let (task, profile) = (&item.task, &item.profile);
     let bad = |error: fetchbox_model::key::KeyError| Failure::new(Code::ValidationBadKey, error.to_string());
     let mut key = ObjectKey::of_task(task, &profile.template).map_err(bad)?;

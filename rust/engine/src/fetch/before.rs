@@ -1,4 +1,4 @@
-//! What is stored already of a URL, and what that spares: the request, or the body.
+//! What is stored already of a URL, and what that spares: the request and its turn at the host, or the body.
 
 use std::sync::Arc;
 
@@ -6,18 +6,18 @@ use fetchbox_model::reuse::Remembered;
 use http::header;
 use url::Url;
 
-use super::attempt::{Answered, Attempt, text};
+use super::attempt::{Answered, Attempt, destination, expected_size, text};
 use super::body;
 use super::request::Headers;
 use super::transfer::{Kept, Transfer};
-use crate::core::Item;
+use crate::core::{Core, Item};
+use crate::failure::Failure;
+use crate::outcome::Learned;
 use crate::profile::seconds;
 use crate::reuse::{Condition, How, Plan, Wish, belongs, confirms, plan};
 
 /// What comes of a look at what is remembered.
 pub enum Before {
-    /// The object is in its place; there is nothing to ask.
-    Kept(Kept),
     /// The request says what is here.
     Ask(Condition),
     /// The body is fetched, whatever is here.
@@ -37,41 +37,58 @@ pub fn forget(item: &mut Item, transfer: &mut Transfer) {
     transfer.known = None;
 }
 
+/// What to do with what is remembered.
+fn plan_of(item: &Item, known: &Remembered) -> Plan {
+    let profile = &item.profile;
+    let filter = &profile.filter;
+    let unwanted = filter.head(&known.content_type, Some(known.size)).or_else(|| filter.sniffed(&known.content_type, &known.sniffed_type));
+    if unwanted.is_some() {
+        // What the filters make of it as it is now, the answer itself will show.
+        return Plan::Useless;
+    }
+    let wish =
+        Wish { max_age: seconds(profile.fetch.reuse_max_age), max_bytes: profile.sizes.max_bytes, expected_size: expected_size(item) };
+    plan(known, wish)
+}
+
+/// Whether the task's object can be reused without asking.
+pub fn is_unasked(item: &Item) -> bool {
+    known(item).is_some_and(|known| plan_of(item, known) == Plan::Trust)
+}
+
+/// Reuses the object without asking; `None` when it is not there any more, and then nothing is remembered of it either.
+pub async fn unasked(core: &Core, item: &mut Item, learned: &mut Learned) -> Result<Option<Kept>, Failure> {
+    let Some(known) = known(item).cloned() else { return Ok(None) };
+    let mut transfer = destination(core, item)?;
+    let kept = transfer.adopt(&known, How::Trusted).await;
+    if kept.is_some() {
+        learned.final_url.clone_from(&known.final_url);
+        recall(learned, &known);
+    } else {
+        forget(item, &mut transfer);
+    }
+    Ok(kept)
+}
+
 /// Looks at what is remembered, before anything is sent.
-pub async fn look(attempt: &mut Attempt<'_>, item: &mut Item, transfer: &mut Transfer) -> Before {
+pub fn look(item: &mut Item, transfer: &mut Transfer) -> Before {
     transfer.reusable = item.reuse.is_some();
     let Some(known) = known(item).cloned() else { return Before::Fetch };
-    let wish = Wish {
-        max_age: seconds(attempt.profile.fetch.reuse_max_age),
-        max_bytes: attempt.profile.sizes.max_bytes,
-        expected_size: attempt.expected_size,
-    };
-    let filter = &attempt.profile.filter;
-    let unwanted = filter.head(&known.content_type, Some(known.size)).or_else(|| filter.sniffed(&known.content_type, &known.sniffed_type));
-    // What the filters make of it as it is now, the answer itself will show.
-    let plan = if unwanted.is_some() { Plan::Useless } else { plan(&known, wish) };
-    match plan {
-        Plan::Trust => {
-            if let Some(kept) = transfer.adopt(&known, How::Trusted).await {
-                attempt.learned.final_url.clone_from(&known.final_url);
-                recall(attempt, &known);
-                return Before::Kept(kept);
-            }
-            forget(item, transfer);
-            return Before::Fetch;
-        }
-        Plan::Useless => {
-            forget(item, transfer);
-            return Before::Fetch;
-        }
-        Plan::Compare => {}
+    match plan_of(item, &known) {
         Plan::Ask(condition) => {
             transfer.known = Some(known);
-            return Before::Ask(condition);
+            Before::Ask(condition)
+        }
+        Plan::Compare => {
+            transfer.known = Some(known);
+            Before::Fetch
+        }
+        // What can be trusted does not come here.
+        Plan::Trust | Plan::Useless => {
+            forget(item, transfer);
+            Before::Fetch
         }
     }
-    transfer.known = Some(known);
-    Before::Fetch
 }
 
 /// The headers of a request with the condition, if it may go along to this URL.
@@ -87,7 +104,7 @@ pub async fn confirmed(attempt: &mut Attempt<'_>, item: &mut Item, transfer: &mu
     body::discard(attempt, response).await;
     let known = known(item).filter(|known| confirms(known, &etag))?.clone();
     let kept = transfer.adopt(&known, How::NotModified).await?;
-    recall(attempt, &known);
+    recall(attempt.learned, &known);
     // What the origin says now goes before what it said then.
     let learned = &mut *attempt.learned;
     for (now, says) in [(&mut learned.etag, etag), (&mut learned.last_modified, last_modified)] {
@@ -99,8 +116,7 @@ pub async fn confirmed(attempt: &mut Attempt<'_>, item: &mut Item, transfer: &mu
 }
 
 /// An answer that never came would have said this.
-fn recall(attempt: &mut Attempt<'_>, known: &Remembered) {
-    let learned = &mut *attempt.learned;
+fn recall(learned: &mut Learned, known: &Remembered) {
     learned.etag.clone_from(&known.etag);
     learned.last_modified.clone_from(&known.last_modified);
     learned.content_type.clone_from(&known.content_type);

@@ -215,6 +215,35 @@ fn within_reuse_max_age_nobody_is_asked() {
 }
 
 #[test]
+fn what_nobody_is_asked_for_waits_for_no_hosts_limits() {
+    let origin = Origin::new(|_, head| if head.contains("if-none-match") { not_modified("") } else { with("ETag: \"v\"\r\n", "body") });
+    let mut fetcher = Fetcher::new(|config| {
+        reusing(config);
+        config.fetch.reuse_max_age = 60.0;
+        config.fetch.per_host_concurrency = 1;
+        // Three a minute.
+        config.fetch.per_host_rate = 0.05;
+    });
+    let known = Arc::new(first(&mut fetcher, &origin.url("/")));
+    for n in 0..500 {
+        fetcher.submit_known(DownloadTask { resource_id: n.to_string(), ..again(&origin.url("/"), "two") }, Some(known.clone()));
+    }
+    assert!(fetcher.drain(500).into_iter().all(|finished| crate::support::outcome(finished).state() == ResourceState::Reused));
+    assert_eq!(origin.requests().len(), 1);
+    // What is gone has to wait like any other, and a cancelled job's does not come back.
+    std::fs::remove_file(fetcher.root.path().join("resources/default/one/r")).unwrap();
+    fetcher.submit_known(again(&origin.url("/"), "three"), Some(known));
+    let until = std::time::Instant::now() + crate::support::LIMIT;
+    while fetcher.engine().stats().hosts == 0 || fetcher.engine().stats().queued == 0 {
+        assert!(std::time::Instant::now() < until);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    fetcher.engine().cancel("three");
+    assert!(matches!(fetcher.drain(1)[0].result, fetchbox_engine::FinishedKind::Dropped));
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[test]
 fn what_the_filters_leave_out_today_is_not_reused() {
     let origin = Origin::new(|_, head| {
         if head.contains("if-none-match") { not_modified("") } else { with("ETag: \"v\"\r\nContent-Type: text/css\r\n", "body") }
