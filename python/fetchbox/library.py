@@ -212,7 +212,10 @@ class Engine:
         url, self._store = store_of(store)
         self._options = _engine_options(config, concurrency, {**options})
         self._options["storage"]["url"] = url
-        self._memory_path = _memory_path(url, reuse_file) if self._options["fetch"].get("reuse") else None
+        reuses = bool(self._options["fetch"].get("reuse"))
+        if reuse_file is not None and not reuses:
+            raise UsageError("reuse_file says where to remember, and nothing is remembered without reuse=True")
+        self._memory_path = _memory_path(url, reuse_file) if reuses else None
         self._memory: Memory | None = None
         # The same input finds its objects again, and two runs into one directory do not meet by their counting.
         self._named = self._options["storage"].get("key_template") is None

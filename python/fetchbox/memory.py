@@ -7,6 +7,7 @@ asked for again, and nothing else is lost.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import warnings
 from collections.abc import Iterable
@@ -46,6 +47,8 @@ class Memory:
         self._connection: sqlite3.Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # It holds URLs, which may be signed ones.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             self._connection = connection
             # What the last moments before a power cut wrote may be lost; the file stays whole.

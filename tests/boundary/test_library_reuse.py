@@ -101,10 +101,12 @@ def test_a_bucket_wants_a_file_named(origin: Origin, tmp_path: Path) -> None:
     url, store = origin.url("/bytes/1000?seed=1"), MemoryStore()
     with pytest.raises(UsageError, match="reuse_file"):
         fetchbox.fetch([url], store="s3://bucket/x", reuse=True)
+    with pytest.raises(UsageError, match="reuse=True"):
+        fetchbox.fetch([url], store=tmp_path, reuse_file=tmp_path / "remembered.db")
     with pytest.raises(UsageError, match="MemoryStore"):
         list(fetchbox.fetch([url], store=store, reuse=True, reuse_file=tmp_path / "remembered.db"))
     run([url], tmp_path / "out", reuse_file=tmp_path / "sub" / "remembered.db")
-    assert (tmp_path / "sub" / "remembered.db").exists()
+    assert (tmp_path / "sub" / "remembered.db").stat().st_mode & 0o777 == 0o600, "URLs may be signed"
     assert not (tmp_path / "out" / FILE).exists()
 
 

@@ -78,6 +78,29 @@ def test_the_main_job_on_an_object_store(store: S3, tmp_path: Path, origin: Orig
         assert keys == expected, "manifests and objects and nothing else"
         assert store.uploads() == []
         service.end()
+
+
+@pytest.mark.timeout(180)
+def test_what_has_not_changed_is_copied_by_the_store(store: S3, tmp_path: Path, origin: OriginProcess) -> None:
+    overrides = storage(store)
+    overrides["fetch"]["reuse"] = True
+    load = plain(origin.base_url, 0, 20, size=3000)
+    large = plain(origin.base_url, 9, 2, size=2 * PART + 100)
+    urls = set()
+    with Service(tmp_path / "service", overrides).start() as service:
+        for number, state in enumerate(("stored", "reused", "reused")):
+            for posted in (load, large):
+                job, outcomes = settled(service, replace(posted, key=f"{posted.key}-{number}"))
+                assert {outcome["state"] for outcome in outcomes} == {state}, outcomes
+                assert (job["status"], job["bytes_stored"] > 0) == ("completed", state == "stored")
+                for wanted, outcome in zip(posted.resources, outcomes, strict=True):
+                    assert outcome["storage_url"] not in urls, "every job has objects of its own"
+                    urls.add(outcome["storage_url"])
+                    body = store.object(outcome["storage_url"]).content
+                    assert (len(body), hashlib.sha256(body).hexdigest()) == (outcome["size"], outcome["sha256"])
+                    assert (outcome["size"], outcome["sha256"]) == (wanted.size, wanted.sha256)
+        assert store.uploads() == []
+        service.end()
         assert not service.assets.exists()
 
 

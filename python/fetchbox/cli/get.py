@@ -84,7 +84,7 @@ def get(
         str | None, typer.Option("--reuse-max-age", metavar="DURATION", help="With --reuse: do not even ask again within 1h, 7d, …")
     ] = None,
     reuse_file: Annotated[
-        Path | None, typer.Option("--reuse-file", metavar="FILE", help="Where --reuse remembers; needed for a bucket.")
+        Path | None, typer.Option("--reuse-file", metavar="FILE", help="As --reuse, and where it remembers; needed for a bucket.")
     ] = None,
     allow_network: Annotated[
         list[str] | None, typer.Option("--allow-network", metavar="CIDR", help="Allow a private network; 127.0.0.0/8 for loopback.")
@@ -124,10 +124,12 @@ def get(
     store_of(out)
     if overwrite and (reuse or reuse_max_age):
         raise UsageError("--overwrite downloads everything and --reuse what has changed: give one of them")
+    if reuse_file is not None and overwrite:
+        raise UsageError("--overwrite downloads everything and remembers nothing: leave --reuse-file out")
     if (reuse or reuse_max_age) and reuse_file is None and "://" in out and not out.startswith("file:"):
         raise UsageError("--reuse with a bucket needs --reuse-file FILE: there it remembers what to ask the origins about")
     fetch = _given(
-        reuse=False if overwrite else (True if reuse or reuse_max_age else None),
+        reuse=False if overwrite else (True if reuse or reuse_max_age or reuse_file else None),
         reuse_max_age=reuse_max_age,
         allow_networks=allow_network or None,
         user_agent=user_agent,
