@@ -7,8 +7,8 @@ use crate::reuse::Reuse;
 /// A task handed to the engine.
 #[derive(Debug, Clone)]
 pub struct Submission {
-    /// What to fetch.
-    pub task: DownloadTask,
+    /// What to fetch. Boxed, because lists of tasks are moved several times on their way: as values they would cost more to move than to decode.
+    pub task: Box<DownloadTask>,
     /// The caller's own mark; comes back with the task.
     pub token: u64,
     /// Set for a task that may reuse an object and be reused.
@@ -17,8 +17,8 @@ pub struct Submission {
 
 impl Submission {
     /// A task without anything to reuse.
-    pub fn new(task: DownloadTask, token: u64) -> Self {
-        Self { task, token, reuse: None }
+    pub fn new(task: impl Into<Box<DownloadTask>>, token: u64) -> Self {
+        Self { task: task.into(), token, reuse: None }
     }
 }
 
@@ -28,7 +28,7 @@ pub struct Finished {
     /// The mark given at submission.
     pub token: u64,
     /// The task as it was submitted.
-    pub task: DownloadTask,
+    pub task: Box<DownloadTask>,
     /// Failed attempts of this delivery, oldest first.
     pub attempts: Vec<FailedAttempt>,
     /// What became of it.

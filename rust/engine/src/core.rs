@@ -55,7 +55,7 @@ pub struct Item {
     /// The caller's mark.
     pub token: u64,
     /// What to fetch.
-    pub task: DownloadTask,
+    pub task: Box<DownloadTask>,
     /// Its URL, parsed.
     pub url: Url,
     /// Its job type's settings.
@@ -276,7 +276,7 @@ impl Core {
         self.done.push(Finished { token: item.token, task: item.task, attempts: item.attempts, result }, true);
     }
 
-    fn fail_untried(&self, token: u64, task: DownloadTask, failure: Failure) {
+    fn fail_untried(&self, token: u64, task: Box<DownloadTask>, failure: Failure) {
         self.metrics.failed(failure.code);
         self.metrics.dead_letter();
         let outcome = outcome::failed(&task, Learned::default(), failure, task.attempt, now_ms());
@@ -285,7 +285,7 @@ impl Core {
 
     /// Counts an attempt that ended before the engine began: the task's job type would not let it go ahead. `name` is the failure's own where
     /// it has one that `code` does not know.
-    pub fn refuse(&self, token: u64, task: DownloadTask, code: Code, name: &str, message: &str) {
+    pub fn refuse(&self, token: u64, task: Box<DownloadTask>, code: Code, name: &str, message: &str) {
         let attempt = task.attempt + 1;
         let attempts = vec![FailedAttempt { attempt, code: name.to_owned(), message: message.to_owned(), http_status: 0, at_ms: now_ms() }];
         let failed = Failed { code, attempts: attempt, retry_after: None, deadline: self.until_deadline(&task) };
@@ -307,7 +307,7 @@ impl Core {
     }
 
     /// Ends a task that killed its process while it ran alone.
-    pub fn poison(&self, token: u64, task: DownloadTask, message: &str) -> Finished {
+    pub fn poison(&self, token: u64, task: Box<DownloadTask>, message: &str) -> Finished {
         let code = Code::SystemPoison;
         self.metrics.failed(code);
         self.metrics.dead_letter();

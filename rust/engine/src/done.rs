@@ -92,10 +92,9 @@ mod tests {
 
     use super::*;
     use crate::api::FinishedKind;
-    use fetchbox_model::message::DownloadTask;
 
     fn finished() -> Finished {
-        Finished { token: 0, task: DownloadTask::default(), attempts: Vec::new(), result: FinishedKind::Dropped }
+        Finished { token: 0, task: Box::default(), attempts: Vec::new(), result: FinishedKind::Dropped }
     }
 
     fn done() -> (Arc<Done>, Arc<AtomicUsize>) {

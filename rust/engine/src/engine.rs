@@ -193,12 +193,12 @@ impl Engine {
     }
 
     /// The end of a task that killed its process while it ran alone.
-    pub fn poison(&self, token: u64, task: DownloadTask, message: &str) -> Finished {
+    pub fn poison(&self, token: u64, task: Box<DownloadTask>, message: &str) -> Finished {
         self.core.poison(token, task, message)
     }
 
     /// A task that its job type's own code would not let go ahead: it is tried again or fails, as `code` says, under the name `name`.
-    pub fn refuse(&self, token: u64, task: DownloadTask, code: Code, name: &str, message: &str) {
+    pub fn refuse(&self, token: u64, task: Box<DownloadTask>, code: Code, name: &str, message: &str) {
         self.core.refuse(token, task, code, name, message);
     }
 

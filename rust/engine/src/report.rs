@@ -7,8 +7,8 @@ use fetchbox_model::batch::BatchBuilder;
 use fetchbox_model::manifest::partition_of;
 use fetchbox_model::message::{DeadLetterTask, DownloadTask, JobLog, JobState, JobStatus, LogLevel, ResourceOutcome, ResourceState};
 use fetchbox_model::stream::{Topic, retry_tier};
-use prost::Message;
-use prost::encoding::message;
+use prost::encoding::{WireType, encode_key, encode_varint, key_len};
+use prost::{Message, length_delimiter_len};
 
 use crate::window::{Malformed, locate};
 use crate::{FailedAttempt, Finished, FinishedKind};
@@ -88,11 +88,11 @@ pub fn build(finished: &[Finished], malformed: &[Malformed], context: Context) -
                     batches.of(Topic::Dlq, &item.task.job_id).push(&dead_letter(item, outcome, context));
                 }
                 let status = statuses.entry(&item.task.job_id).or_insert_with(|| Status::of(&item.task, context));
-                status.outcomes.push(outcome);
+                status.outcomes.push((outcome, outcome.encoded_len()));
             }
             FinishedKind::Later { not_before_ms, code, message } => {
                 let delay_ms = not_before_ms.saturating_sub(context.steady_ms);
-                let task = DownloadTask { attempt: attempts_made(item), not_before_ms: *not_before_ms, ..item.task.clone() };
+                let task = DownloadTask { attempt: attempts_made(item), not_before_ms: *not_before_ms, ..(*item.task).clone() };
                 // What was only handed on has nothing to tell.
                 if !code.is_empty() {
                     batches.of(Topic::Logs, &task.job_id).push(&later_log(&task, code, message, delay_ms, context));
@@ -122,7 +122,8 @@ const OUTCOMES: u32 = 19;
 /// A `JobStatus` whose outcomes are still where the engine left them: copying them first would cost as much as encoding them.
 struct Status<'a> {
     head: JobStatus,
-    outcomes: Vec<&'a ResourceOutcome>,
+    /// With their lengths, which are asked for twice.
+    outcomes: Vec<(&'a ResourceOutcome, usize)>,
 }
 
 impl Status<'_> {
@@ -141,14 +142,16 @@ impl Status<'_> {
     }
 
     fn encoded_len(&self) -> usize {
-        self.head.encoded_len() + self.outcomes.iter().map(|outcome| message::encoded_len(OUTCOMES, *outcome)).sum::<usize>()
+        self.head.encoded_len() + self.outcomes.iter().map(|(_, len)| key_len(OUTCOMES) + length_delimiter_len(*len) + len).sum::<usize>()
     }
 
     fn encode(&self, bytes: &mut impl BufMut) {
         // A field may be split off and appended: that is how protobuf concatenates messages.
         self.head.encode_raw(bytes);
-        for outcome in &self.outcomes {
-            message::encode(OUTCOMES, *outcome, bytes);
+        for (outcome, len) in &self.outcomes {
+            encode_key(OUTCOMES, WireType::LengthDelimited, bytes);
+            encode_varint(*len as u64, bytes);
+            outcome.encode_raw(bytes);
         }
     }
 }
@@ -199,7 +202,7 @@ fn later_log(task: &DownloadTask, code: &str, message: &str, delay_ms: u64, cont
 
 fn dead_letter(item: &Finished, outcome: &ResourceOutcome, context: Context) -> DeadLetterTask {
     DeadLetterTask {
-        task: Some(item.task.clone()),
+        task: Some((*item.task).clone()),
         failure_code: outcome.code.clone(),
         failure_message: outcome.message.clone(),
         attempts: outcome.attempts,
@@ -234,7 +237,7 @@ mod tests {
         let outcomes =
             [0, 1, 300].map(|index| ResourceOutcome { resource_index: index, sha256: vec![index as u8; 32].into(), ..Default::default() });
         let mut status = Status::of(&task, Context { now_ms: 7, steady_ms: 0, log_stored: false });
-        status.outcomes.extend(&outcomes);
+        status.outcomes.extend(outcomes.iter().map(|outcome| (outcome, outcome.encoded_len())));
         let mut bytes = Vec::new();
         status.encode(&mut bytes);
         assert_eq!(bytes.len(), status.encoded_len());

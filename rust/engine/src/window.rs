@@ -46,7 +46,7 @@ pub struct Placed {
     /// Its place, see [`locate`].
     pub token: u64,
     /// The task.
-    pub task: DownloadTask,
+    pub task: Box<DownloadTask>,
 }
 
 /// A message that is no task, kept for the dead letters.
@@ -281,9 +281,10 @@ fn unpack(delivered: &Delivered, first: u64, intake: &mut Intake) {
         if offset < first {
             continue;
         }
-        match DownloadTask::decode(raw.clone()) {
-            Ok(task) if !task.job_id.is_empty() && !task.url.is_empty() => intake.tasks.push(Placed { token: place(offset), task }),
-            Ok(_) => intake.malformed.push(Malformed { token: place(offset), reason: "the task names no job or no url".into(), raw }),
+        let mut task = Box::<DownloadTask>::default();
+        match task.merge(raw.clone()) {
+            Ok(()) if !task.job_id.is_empty() && !task.url.is_empty() => intake.tasks.push(Placed { token: place(offset), task }),
+            Ok(()) => intake.malformed.push(Malformed { token: place(offset), reason: "the task names no job or no url".into(), raw }),
             Err(error) => intake.malformed.push(Malformed { token: place(offset), reason: error.to_string(), raw }),
         }
     }

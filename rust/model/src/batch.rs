@@ -3,6 +3,8 @@
 //! Layout, little-endian: `count: u32`, `raw_len: u32`, `codec: u8` (0 stored, 1 lz4 block), then the payload: the messages one after another,
 //! each behind its length as a protobuf varint. The hub stores these bytes as they are and never looks inside.
 
+use std::cell::RefCell;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
@@ -11,6 +13,13 @@ const STORED: u8 = 0;
 const LZ4: u8 = 1;
 /// A batch that claims to unpack to more than this is damaged or hostile.
 pub const MAX_RAW_BYTES: usize = 256 << 20;
+/// A thread keeps its buffer for compression up to this size.
+const KEPT_BYTES: usize = 1 << 20;
+
+thread_local! {
+    /// Where batches are compressed: room for the worst case has to be there, and taking and clearing it anew costs as much as compressing.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Why a batch cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -66,12 +75,7 @@ impl BatchBuilder {
         if self.count == 0 {
             return None;
         }
-        let mut out = BytesMut::with_capacity(HEADER + self.raw.len());
-        out.put_u32_le(self.count);
-        out.put_u32_le(self.raw.len() as u32);
-        out.put_u8(STORED);
-        out.put_slice(&self.raw);
-        Some(Batch { count: self.count, bytes: out.freeze() })
+        Some(self.with_payload(STORED, &self.raw))
     }
 
     /// The finished batch; `None` when it holds no message.
@@ -79,21 +83,28 @@ impl BatchBuilder {
         if self.count == 0 {
             return None;
         }
-        let bound = lz4_flex::block::get_maximum_output_size(self.raw.len());
-        let mut out = vec![0u8; HEADER + bound];
-        let packed = lz4_flex::block::compress_into(&self.raw, &mut out[HEADER..]).unwrap_or(usize::MAX);
-        let codec = if packed < self.raw.len() {
-            out.truncate(HEADER + packed);
-            LZ4
-        } else {
-            out.truncate(HEADER);
-            out.extend_from_slice(&self.raw);
-            STORED
-        };
-        out[0..4].copy_from_slice(&self.count.to_le_bytes());
-        out[4..8].copy_from_slice(&(self.raw.len() as u32).to_le_bytes());
-        out[8] = codec;
-        Some(Batch { count: self.count, bytes: out.into() })
+        SCRATCH.with_borrow_mut(|scratch| {
+            let bound = lz4_flex::block::get_maximum_output_size(self.raw.len());
+            if scratch.len() < bound {
+                scratch.resize(bound, 0);
+            }
+            let packed = lz4_flex::block::compress_into(&self.raw, scratch).unwrap_or(usize::MAX);
+            let (codec, payload) = if packed < self.raw.len() { (LZ4, &scratch[..packed]) } else { (STORED, &self.raw[..]) };
+            let batch = self.with_payload(codec, payload);
+            if scratch.len() > KEPT_BYTES {
+                *scratch = Vec::new();
+            }
+            Some(batch)
+        })
+    }
+
+    fn with_payload(&self, codec: u8, payload: &[u8]) -> Batch {
+        let mut out = BytesMut::with_capacity(HEADER + payload.len());
+        out.put_u32_le(self.count);
+        out.put_u32_le(self.raw.len() as u32);
+        out.put_u8(codec);
+        out.put_slice(payload);
+        Batch { count: self.count, bytes: out.freeze() }
     }
 }
 

@@ -62,7 +62,7 @@ pub fn encode(finished: &Finished) -> Vec<u8> {
         FinishedKind::Dropped => (None, None),
     };
     let attempts = finished.attempts.iter().map(attempt).collect();
-    Carried { token: finished.token, task: finished.task.clone(), attempts, outcome, later }.encode_to_vec()
+    Carried { token: finished.token, task: (*finished.task).clone(), attempts, outcome, later }.encode_to_vec()
 }
 
 /// What [`encode`] wrote.
@@ -75,10 +75,15 @@ pub fn decode(bytes: &[u8]) -> Result<Finished, CoreError> {
         (None, Some(later)) => FinishedKind::Later { not_before_ms: later.not_before_ms, code: later.code, message: later.message },
         (None, None) => FinishedKind::Dropped,
     };
-    Ok(Finished { token: carried.token, task: carried.task, attempts: carried.attempts.into_iter().map(attempt).collect(), result })
+    Ok(Finished {
+        token: carried.token,
+        task: Box::new(carried.task),
+        attempts: carried.attempts.into_iter().map(attempt).collect(),
+        result,
+    })
 }
 
 /// A task that [`DownloadTask`] encoded.
-pub fn task(bytes: &[u8]) -> Result<DownloadTask, CoreError> {
-    DownloadTask::decode(bytes).map_err(CoreError::invalid)
+pub fn task(bytes: &[u8]) -> Result<Box<DownloadTask>, CoreError> {
+    DownloadTask::decode(bytes).map(Box::new).map_err(CoreError::invalid)
 }

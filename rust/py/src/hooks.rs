@@ -8,12 +8,15 @@ use fetchbox_model::manifest::{Change, Limits};
 use fetchbox_model::message::DownloadTask;
 use serde_json::{Map, Value, json};
 
+/// A task that may go on; or one that may not, and why.
+pub type Released = Result<Box<DownloadTask>, (Box<DownloadTask>, String)>;
+
 /// Tasks between their delivery and the engine, by their place.
 #[derive(Default)]
 pub struct Hooks {
     job_types: HashSet<String>,
     limits: Limits,
-    waiting: HashMap<u64, DownloadTask>,
+    waiting: HashMap<u64, Box<DownloadTask>>,
     /// Those that Python has not been told of.
     fresh: Vec<u64>,
 }
@@ -52,7 +55,7 @@ impl Hooks {
     /// Lets a task go on with these headers changed (null takes one away). `None` when it does not wait any more.
     ///
     /// Errors: the task, and what is wrong with the headers.
-    pub fn release(&mut self, place: u64, headers: Map<String, Value>) -> Option<Result<DownloadTask, (DownloadTask, String)>> {
+    pub fn release(&mut self, place: u64, headers: Map<String, Value>) -> Option<Released> {
         let mut task = self.waiting.remove(&place)?;
         let order = Map::from_iter([("headers".to_owned(), Value::Object(headers))]);
         let changed = Change::read(&order, &self.limits)
@@ -65,7 +68,7 @@ impl Hooks {
     }
 
     /// Takes a task out.
-    pub fn remove(&mut self, place: u64) -> Option<DownloadTask> {
+    pub fn remove(&mut self, place: u64) -> Option<Box<DownloadTask>> {
         self.waiting.remove(&place)
     }
 

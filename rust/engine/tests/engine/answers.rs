@@ -30,7 +30,7 @@ fn the_outcome_says_everything() {
     let mut task = task(&origin.url("/a?b=c"));
     (task.resource_index, task.generation, task.resource_id) = (7, 3, "../ü x".into());
     let finished = fetcher.run(task.clone());
-    assert_eq!(finished.task, task);
+    assert_eq!(*finished.task, task);
     assert!(finished.attempts.is_empty());
     let outcome = crate::support::outcome(finished);
     assert_stored(&outcome);

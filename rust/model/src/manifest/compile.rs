@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
+use prost::Message;
 use serde::de::DeserializeSeed;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -196,7 +197,7 @@ fn pack(resources: &[Resource<'_>], attributes: &Attributes<'_>, context: &Compi
         let of_host = || if by_host { partition_of(&resource.host, context.partitions) } else { of_job };
         let partition = *hosts.entry(&*resource.host).or_insert_with(of_host);
         let builder = open.entry(partition).or_default();
-        builder.push(tasks.make(index, resource));
+        tasks.push(index, resource, builder);
         if builder.raw_len() >= MAX_BATCH_BYTES {
             close(partition, std::mem::take(builder));
         }
@@ -217,8 +218,10 @@ fn pack(resources: &[Resource<'_>], attributes: &Attributes<'_>, context: &Compi
     Compiled { resource_count: resources.len() as u32, batches, facts }
 }
 
-/// Fills one task again and again: what tasks share is written once, and most strings keep their memory.
+/// Fills one task again and again, so that most strings keep their memory. What all tasks share is encoded once and stands before the rest of each:
+/// that is how protobuf concatenates messages, and a long stretch that repeats is compressed and unpacked fastest.
 struct TaskMaker {
+    shared: Vec<u8>,
     task: DownloadTask,
     default_headers: Vec<HttpHeader>,
     proxy: Option<ProxyHint>,
@@ -227,7 +230,7 @@ struct TaskMaker {
 
 impl TaskMaker {
     fn new(total: usize, attributes: &Attributes<'_>, context: &CompileContext) -> Self {
-        let task = DownloadTask {
+        let shared = DownloadTask {
             job_id: context.job_id.clone(),
             job_type: context.job_type.clone(),
             manifest_key: context.manifest_key.clone(),
@@ -248,10 +251,16 @@ impl TaskMaker {
         let default_headers = context.default_headers.iter();
         let default_headers =
             default_headers.map(|(name, value)| HttpHeader { name: name.to_ascii_lowercase(), value: value.clone() }).collect();
-        Self { task, default_headers, proxy: proxy_hint(&context.proxy.primary, &context.proxy.fallbacks), storage }
+        Self {
+            shared: shared.encode_to_vec(),
+            task: DownloadTask::default(),
+            default_headers,
+            proxy: proxy_hint(&context.proxy.primary, &context.proxy.fallbacks),
+            storage,
+        }
     }
 
-    fn make(&mut self, index: usize, resource: &Resource<'_>) -> &DownloadTask {
+    fn push(&mut self, index: usize, resource: &Resource<'_>, builder: &mut BatchBuilder) {
         let task = &mut self.task;
         task.resource_index = index as u32;
         replace(&mut task.resource_id, &resource.id);
@@ -280,7 +289,10 @@ impl TaskMaker {
             storage.metadata.extend(owned(&placement.metadata));
         }
         task.storage_hint = (storage != StorageHint::default()).then_some(storage);
-        task
+        builder.push_with(self.shared.len() + task.encoded_len(), |raw| {
+            raw.put_slice(&self.shared);
+            task.encode_raw(raw);
+        });
     }
 }
 

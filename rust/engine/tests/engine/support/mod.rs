@@ -69,7 +69,7 @@ impl Fetcher {
     pub fn submit_known(&mut self, task: DownloadTask, known: Option<Arc<Remembered>>) {
         self.next += 1;
         let reuse = self.engine().reuse_key(&task).map(|key| Box::new(Reuse { key, known }));
-        self.engine().submit(vec![Submission { task, token: self.next, reuse }]);
+        self.engine().submit(vec![Submission { task: Box::new(task), token: self.next, reuse }]);
     }
 
     /// Waits for so many tasks.
