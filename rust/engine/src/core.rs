@@ -43,8 +43,8 @@ const HAND_ON_FOR: Duration = Duration::from_secs(60);
 const UNTRIED_FOR: Duration = Duration::from_secs(15);
 /// Hosts that stand still may make so much of what may wait wait.
 const STILL_SHARE: usize = 4;
-/// The host of tasks whose object is reused without asking anybody. No URL has this name.
-const NOBODY: &str = "";
+/// The host of tasks whose object is reused without asking anybody. No URL's host has a space, and some have no host at all.
+const NOBODY: &str = " nobody";
 /// Its limits.
 const FREE: HostLimits = HostLimits { concurrency: usize::MAX, interval: Duration::ZERO, adaptive: false };
 /// Tasks queued under one lock.
