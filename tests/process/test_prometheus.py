@@ -126,14 +126,15 @@ def test_a_real_prometheus_scrapes_it_and_answers_every_question(service: Servic
                 assert answer["status"] == "success", (query, answer)
                 return list(answer["data"]["result"])
 
-            def scraped() -> bool:
+            def answers() -> bool:
                 assert process.poll() is None, (tmp_path / "log").read_text(errors="replace")
                 try:
-                    return [sample["value"][1] for sample in ask('up{job="fetchbox"}')] == ["1"]
+                    return httpx.get(f"http://127.0.0.1:{port}/-/ready", timeout=10, trust_env=False).status_code == 200
                 except httpx.TransportError:
                     return False
 
-            wait_until(scraped, 60, what="a scrape")
+            wait_until(answers, 60, what="Prometheus to be ready")
+            wait_until(lambda: [s["value"][1] for s in ask('up{job="fetchbox"}')] == ["1"], 60, what="a scrape")
             for query in expressions():
                 ask(query)
             assert {sample["metric"]["state"]: sample["value"][1] for sample in ask("fetchbox_resources_settled_total")}["stored"] == "1"
