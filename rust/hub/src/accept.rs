@@ -136,7 +136,7 @@ impl Writer {
         }
         self.publish_status(Topic::Status, &record.status(now_ms));
         let empty = counts.total == 0;
-        self.stage.jobs.insert(id, Touched { record: Box::new(record), changed: true, listed: None, outcomes: Vec::new(), digests: None });
+        self.stage.jobs.insert(id, Touched { record: Box::new(record), changed: true, listed: None, outcomes: Vec::new(), objects: None });
         if empty {
             self.settle(&id);
         }

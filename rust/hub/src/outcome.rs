@@ -135,19 +135,41 @@ pub fn newest(view: &View<'_>, job: &JobId) -> Result<BTreeMap<u32, ResourceOutc
         .collect()
 }
 
-/// Digests of the objects of a job: to tell a plain duplicate from one with other content.
-pub fn digests(outcomes: impl IntoIterator<Item = Bytes>) -> BTreeMap<u32, Bytes> {
-    let mut digests = BTreeMap::new();
+/// What is told apart of a resource's object: as what it was counted, and its digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    pub state: ResourceState,
+    pub sha256: Bytes,
+}
+
+impl Object {
+    /// `None` of an outcome that names no object.
+    pub fn of(part: OutcomePart) -> Option<Self> {
+        part.has_object().then(|| Self { state: part.state(), sha256: part.sha256 })
+    }
+}
+
+/// The objects of a job by index: to tell a plain duplicate from one with other content.
+pub fn objects(outcomes: impl IntoIterator<Item = Bytes>) -> BTreeMap<u32, Object> {
+    let mut objects = BTreeMap::new();
     for raw in outcomes {
         if let Ok(part) = OutcomePart::decode(raw) {
-            if part.has_object() {
-                digests.insert(part.index, part.sha256);
-            } else {
-                digests.remove(&part.index);
-            }
+            let index = part.index;
+            match Object::of(part) {
+                Some(object) => objects.insert(index, object),
+                None => objects.remove(&index),
+            };
         }
     }
-    digests
+    objects
+}
+
+/// An outcome that only describes: it keeps the state as which its resource was counted, so that outcomes and counts agree.
+pub fn counted_as(state: ResourceState, raw: Bytes) -> Bytes {
+    match ResourceOutcome::decode(raw.clone()) {
+        Ok(outcome) if outcome.state() != state => ResourceOutcome { state: state as i32, ..outcome }.encode_to_vec().into(),
+        _ => raw,
+    }
 }
 
 #[cfg(test)]
@@ -179,10 +201,19 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_those_of_the_newest_stored_outcome() {
-        let raws = [outcome(1, b"a"), outcome(2, b"b"), outcome(1, b"c")].map(|o| Bytes::from(o.encode_to_vec()));
-        let digests = digests(raws);
-        assert_eq!((&digests[&1][..], &digests[&2][..]), (&b"c"[..], &b"b"[..]));
+    fn objects_are_those_of_the_newest_outcomes() {
+        let failed = ResourceOutcome { state: ResourceState::Failed as i32, ..outcome(3, b"") };
+        let raws = [outcome(1, b"a"), outcome(2, b"b"), outcome(3, b"d"), outcome(1, b"c"), failed];
+        let objects = objects(raws.map(|o| Bytes::from(o.encode_to_vec())));
+        assert_eq!((&objects[&1].sha256[..], &objects[&2].sha256[..], objects.get(&3)), (&b"c"[..], &b"b"[..], None));
+    }
+
+    #[test]
+    fn a_description_takes_the_state_that_was_counted_and_nothing_else() {
+        let raw = Bytes::from(outcome(1, b"a").encode_to_vec());
+        assert_eq!(counted_as(ResourceState::Stored, raw.clone()), raw);
+        let reused = ResourceOutcome::decode(counted_as(ResourceState::Reused, raw)).unwrap();
+        assert_eq!(reused, ResourceOutcome { state: ResourceState::Reused as i32, ..outcome(1, b"a") });
     }
 
     #[test]

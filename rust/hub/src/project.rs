@@ -16,7 +16,7 @@ use crate::error::HubError;
 use crate::frame::{AppendReply, AppendRequest, Commit, Entry};
 use crate::job::{JobId, LastError, Verdict, parse_id};
 use crate::keys;
-use crate::outcome::{self, OutcomePart, StatusPart};
+use crate::outcome::{self, Object, OutcomePart, StatusPart};
 use crate::record::Part;
 use crate::writer::Writer;
 
@@ -106,8 +106,10 @@ impl Writer {
                 Verdict::Counts => {
                     job.record.settle(part.index, state, part.size);
                     totals.count(state, part.size);
-                    if let Some(digests) = job.digests.as_mut().filter(|_| part.has_object()) {
-                        digests.insert(part.index, part.sha256.clone());
+                    if let Some(objects) = job.objects.as_mut()
+                        && let Some(object) = Object::of(part.clone())
+                    {
+                        objects.insert(part.index, object);
                     }
                     if !part.reuse_key.is_empty() {
                         reusable.push(raw.clone());
@@ -162,13 +164,14 @@ impl Writer {
         if part.generation != job.record.generation(part.index) {
             return self.describe_late(id, raw);
         }
-        if job.digests.is_none() {
+        if job.objects.is_none() {
             let stored = outcome::stored(&core.db.view(), id).map_err(read_failed)?;
-            job.digests = Some(outcome::digests(stored.into_iter().chain(job.outcomes.iter().cloned())));
+            job.objects = Some(outcome::objects(stored.into_iter().chain(job.outcomes.iter().cloned())));
         }
-        match job.digests.as_mut().and_then(|digests| digests.get_mut(&part.index)) {
-            Some(before) if *before != part.sha256 => {
-                *before = part.sha256;
+        match job.objects.as_mut().and_then(|objects| objects.get_mut(&part.index)) {
+            Some(before) if before.sha256 != part.sha256 => {
+                before.sha256 = part.sha256;
+                let raw = outcome::counted_as(before.state, raw);
                 job.outcomes.push(raw.clone());
                 job.changed = true;
                 self.overwritten(id, &raw)?;

@@ -18,7 +18,7 @@ use crate::db::Space;
 use crate::dlq::{self, Letter, Letters, Place, Shelf, Which};
 use crate::error::HubError;
 use crate::job::{JobId, TaskSpan};
-use crate::outcome;
+use crate::outcome::{self, Object};
 use crate::writer::Writer;
 
 /// A dead letter on its way back to `jobs.tasks`.
@@ -167,9 +167,10 @@ impl Writer {
                 && current.finished_at_ms <= late.finished_at_ms
         };
         let Some(current) = current.filter(overwrote) else { return Ok(()) };
-        late.generation = current.generation;
-        if let Some(digests) = &mut job.digests {
-            digests.insert(late.resource_index, late.sha256.clone());
+        // As in `describe_again`: what was counted stays what it was counted as.
+        (late.generation, late.state) = (current.generation, current.state);
+        if let Some(objects) = &mut job.objects {
+            objects.insert(late.resource_index, Object { state: current.state(), sha256: late.sha256.clone() });
         }
         let raw = Bytes::from(late.encode_to_vec());
         job.outcomes.push(raw.clone());

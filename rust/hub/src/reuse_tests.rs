@@ -117,6 +117,9 @@ fn the_newest_is_remembered_and_an_object_that_was_replaced_is_not() {
     let replaced = |outcome: &mut ResourceOutcome| (outcome.sha256, outcome.etag) = (vec![9; 32].into(), "\"9\"".into());
     report(&bed, JOB, vec![outcome(1, ResourceState::Reused, replaced)]);
     assert_eq!((known(&bed, 1).unwrap().etag, known(&bed, 1).unwrap().sha256), ("\"9\"".into(), Bytes::from(vec![9; 32])));
+    // What was counted as stored is told as stored, whatever brought the content that it has now.
+    let told = crate::outcome::newest(&bed.core().db.view(), &crate::job::parse_id(JOB).unwrap()).unwrap();
+    assert_eq!((told[&1].state(), &told[&1].sha256[..]), (ResourceState::Stored, &[9; 32][..]));
     // By one that may not be reused: then nothing is.
     let nameless = |outcome: &mut ResourceOutcome| (outcome.sha256, outcome.reuse_key) = (vec![8; 32].into(), Bytes::new());
     report(&bed, JOB, vec![outcome(1, ResourceState::Stored, nameless)]);

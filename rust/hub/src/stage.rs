@@ -15,7 +15,7 @@ use crate::job::{JobId, JobRecord};
 use crate::keys::{self, Listing};
 use crate::listing::{self, Place, Recent};
 use crate::manifests::{Blob, PACK_BYTES, Pack};
-use crate::outcome;
+use crate::outcome::{self, Object};
 use crate::record::{self, Part};
 use crate::tail::Fresh;
 
@@ -35,8 +35,8 @@ pub struct Touched {
     pub listed: Option<Listing>,
     /// Outcomes to add.
     pub outcomes: Vec<Bytes>,
-    /// Digests of stored resources, once they were needed.
-    pub digests: Option<BTreeMap<u32, Bytes>>,
+    /// The objects of its resources, once they were needed.
+    pub objects: Option<BTreeMap<u32, Object>>,
 }
 
 /// Appends to one partition.
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn a_job_looked_at_is_no_change() {
         let mut stage = Stage::default();
-        let job = Touched { record: Box::default(), changed: false, listed: None, outcomes: vec![], digests: None };
+        let job = Touched { record: Box::default(), changed: false, listed: None, outcomes: vec![], objects: None };
         stage.jobs.insert([0; 16], job);
         assert!(stage.is_empty());
     }

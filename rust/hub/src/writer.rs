@@ -478,7 +478,7 @@ impl Writer {
                 },
             };
             let listed = Some(keys::state_listing(&record));
-            self.stage.jobs.insert(*id, Touched { record, changed: false, listed, outcomes: Vec::new(), digests: None });
+            self.stage.jobs.insert(*id, Touched { record, changed: false, listed, outcomes: Vec::new(), objects: None });
         }
         Ok(self.stage.jobs.get_mut(id))
     }
