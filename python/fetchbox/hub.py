@@ -21,7 +21,7 @@ async def run(config: Config, control: Control) -> int:
         storage = hub_storage(config)
         hub = await asyncio.to_thread(Hub, orjson.dumps(hub_options(config)), None if storage is None else orjson.dumps(storage))
     except CoreError as error:
-        raise ConfigError.single("hub.path", error.message) from error
+        raise ConfigError.single(error.code or "hub.path", error.message) from error
     control.add_metrics(hub.metrics)
     try:
         control.ready()

@@ -16,6 +16,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -180,3 +181,47 @@ def trap(names: Mapping[str, list[str] | list[list[str]]]) -> Iterator[Trap]:
         yield running
     finally:
         running.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A further network, with a link to this one that can be cut. `prefix` put before a command runs it there."""
+
+    prefix: tuple[str, ...]
+    _device: str
+
+    def cut(self) -> None:
+        """Nothing passes any more, and nobody is told."""
+        _run("ip", "link", "set", self._device, "down")
+
+    def mend(self) -> None:
+        """As before."""
+        _run("ip", "link", "set", self._device, "up")
+
+
+@contextmanager
+def switch(address: str) -> Iterator[None]:
+    """Lets this thread's own network have neighbours in `address`/24, instead of leading every address back to itself."""
+    _run("ip", "route", "del", "local", "0.0.0.0/0", "dev", "lo")
+    _run("ip", "link", "add", "switch", "type", "bridge")
+    _run("ip", "address", "add", f"{address}/24", "dev", "switch")
+    _run("ip", "link", "set", "switch", "up")
+    yield
+
+
+@contextmanager
+def linked_namespace(name: str, address: str) -> Iterator[Link]:
+    """A network of `address`/24 behind the switch of this one, for the block. Skips where named networks are not to be had."""
+    namespace = f"fetchbox-{os.getpid()}-{name}"
+    if (done := subprocess.run(["ip", "netns", "add", namespace], capture_output=True, text=True, timeout=10, check=False)).returncode:
+        pytest.skip(f"no further network here: {done.stderr.strip()}")
+    try:
+        there = ("ip", "-n", namespace)
+        _run("ip", "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        _run("ip", "link", "set", f"to-{name}", "master", "switch", "up")
+        _run(*there, "address", "add", f"{address}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            _run(*there, "link", "set", device, "up")
+        yield Link(("ip", "netns", "exec", namespace), f"to-{name}")
+    finally:
+        _run("ip", "netns", "delete", namespace)

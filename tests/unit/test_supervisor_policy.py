@@ -10,7 +10,7 @@ import pytest
 
 from fetchbox.config import hub_socket, load
 from fetchbox.supervisor.policy import Decision, History, Policy, after_death
-from fetchbox.supervisor.roles import plan
+from fetchbox.supervisor.roles import plan, warning
 
 POLICY = Policy(first_delay=0.1, longest_delay=5.0, stable=10.0, tries=3)
 
@@ -60,6 +60,10 @@ def test_a_thousand_deaths_overflow_nothing() -> None:
         ("up", {"hub": {"url": "unix:///run/hub.sock"}}, {"hub": 1, "api": 1, "worker": 1}),
         ("api", {}, {"hub": 1, "api": 1}),
         ("api", {"hub": {"url": "unix:///run/hub.sock"}}, {"api": 1}),
+        ("api", {"hub": {"url": "tcp://hub.test:1", "token": "t"}}, {"api": 1}),
+        ("worker", {"hub": {"url": "tcp://hub.test:1", "token": "t"}}, {"worker": 1}),
+        ("up", {"hub": {"url": "tcp://hub.test:1", "token": "t"}}, {"api": 1, "worker": 1}),
+        ("hub", {"hub": {"listen": "tcp://127.0.0.1:1", "token": "t"}}, {"hub": 1}),
         ("worker", {"worker": {"processes": 3}}, {"worker": 3}),
         ("hub", {}, {"hub": 1}),
     ],
@@ -67,6 +71,26 @@ def test_a_thousand_deaths_overflow_nothing() -> None:
 def test_which_processes_a_command_starts(tmp_path: Path, command: str, overrides: dict[str, Any], expected: dict[str, int]) -> None:
     config = load(env={}, overrides={"data_dir": str(tmp_path), **overrides})
     assert list(plan(config, command).items()) == list(expected.items())
+
+
+LISTENING = {"hub": {"listen": "tcp://0.0.0.0:1", "token": "t", "tls_cert": "/dev/null", "tls_key": "/dev/null"}}
+CALLING = {"hub": {"url": "tcp://hub.test:1", "token": "t"}}
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides", "told"),
+    [
+        ("hub", LISTENING, True),
+        ("worker", CALLING, True),
+        ("api", CALLING, True),
+        ("worker", {**CALLING, "storage": {"url": "s3://bucket", "access_key_id": "a", "secret_access_key": "b"}}, False),
+        ("worker", {"hub": {"url": "tcp://127.0.0.1:1", "token": "t"}}, False),
+        ("up", {}, False),
+    ],
+)
+def test_a_directory_as_the_store_of_several_hosts_is_warned_of(command: str, overrides: dict[str, Any], told: bool) -> None:
+    config = load(env={}, overrides=overrides)
+    assert ("must find the same files" in (warning(config, plan(config, command)) or "")) == told
 
 
 def test_an_api_uses_the_hub_that_runs_already(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from fetchbox._core import CoreError, Delivery, Engine, Follower, HubClient, Rep
 from fetchbox.config import Config, hub_url
 from fetchbox.errors import HubUnavailable, Refused
 
+logger = logging.getLogger(__name__)
+
 CALL_TIMEOUT = 30.0
 """Seconds that a call may take; the hub commits in milliseconds, so a longer wait means that it is in trouble."""
 LEDGER_TIMEOUT = 600.0
@@ -22,7 +25,7 @@ LEDGER_TIMEOUT = 600.0
 def hub_client_options(config: Config, name: str, role: str) -> bytes:
     """The native client's options for this configuration. `role` is "api", "worker" or "operator"."""
     token = config.hub.token.get_secret_value() if config.hub.token is not None else None
-    return orjson.dumps({"url": hub_url(config), "name": name, "role": role, "token": token})
+    return orjson.dumps({"url": hub_url(config), "name": name, "role": role, "token": token, "tls_ca": config.hub.tls_ca})
 
 
 class HubConnection:
@@ -32,6 +35,8 @@ class HubConnection:
     """
 
     def __init__(self, config: Config, role: str, *, name: str | None = None, on_cancelled: Callable[[str], None] | None = None) -> None:
+        # A service says in its log why the hub is not to be had; a command says it once, in its error.
+        self._trouble_level = logging.DEBUG if role == "operator" else logging.WARNING
         self._client = HubClient(hub_client_options(config, name or f"{role}-{os.getpid()}", role))
         self._on_cancelled = on_cancelled
         self._on_connected: list[Callable[[bool], None]] = []
@@ -41,6 +46,11 @@ class HubConnection:
     def connected(self) -> bool:
         """Whether the hub answers at the moment."""
         return self._client.connected()
+
+    @property
+    def trouble(self) -> str:
+        """Why the hub does not answer, in a sentence; empty while it does."""
+        return self._client.trouble()
 
     def on_connected(self, callback: Callable[[bool], None]) -> None:
         """Calls back with True when the connection is made and with False when it is lost."""
@@ -130,6 +140,9 @@ class HubConnection:
         if kind == "cancelled":
             if self._on_cancelled is not None:
                 self._on_cancelled(subject)
+        elif kind == "trouble":
+            # Each reason once, however often it is tried.
+            logger.log(self._trouble_level, "no connection to the hub: %s", subject)
         else:
             for callback in self._on_connected:
                 callback(kind == "connected")

@@ -20,6 +20,8 @@ app = typer.Typer(add_completion=False, help="Check, mend, tidy, export and back
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to wait for a hub that does not answer at once."""
+REMOTE_TIMEOUT = 12.0
+"""The same over a network, where it takes longer to know why."""
 MENDABLE = frozenset(
     {
         "total_differs",
@@ -69,10 +71,11 @@ async def _connected(hub: HubConnection, url: str) -> None:
     hub.on_connected(lambda connected: up.set() if connected else None)
     if not hub.connected:
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(REMOTE_TIMEOUT if url.startswith("tcp://") else CONNECT_TIMEOUT):
                 await up.wait()
         except TimeoutError:
-            raise HubUnavailable(f"no hub answers at {url}; `fetchbox up` or `fetchbox hub` starts one, --config names another") from None
+            advice = "`fetchbox up` or `fetchbox hub` starts one, --config names another"
+            raise HubUnavailable(f"no hub answers at {url} ({hub.trouble}); {advice}") from None
 
 
 @app.command()

@@ -93,8 +93,13 @@ def _hub(config: Config) -> Found:
         except ValueError as error:
             yield key, str(error)
             continue
+        if scheme == "unix" and key == "hub.listen":
+            yield key, 'must be "tcp://host:port"; the Unix socket is there anyway, and hub.url moves it'
         if scheme == "tcp" and hub.token is None:
+            # On loopback as well: every user of the machine can connect there.
             yield "hub.token", f"is needed, because {key} is a TCP address"
+        if scheme == "tcp" and addresses.parse_address(rest)[1] == 0:
+            yield key, "needs a port that both sides know"
         if scheme == "tcp" and key == "hub.listen" and hub.tls_cert is None and not addresses.is_loopback(addresses.parse_address(rest)[0]):
             yield key, f"{rest} can be reached from other machines: set hub.tls_cert and hub.tls_key"
     yield from _pair("hub", hub.tls_cert, hub.tls_key)

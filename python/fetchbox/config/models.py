@@ -49,15 +49,15 @@ class Hub(Section):
     url: str | None = None
     """Where api and worker find the hub: `unix:///path` or `tcp://host:port`. Default: the socket in data_dir."""
     listen: str | None = None
-    """A further address that the hub serves, for workers on other hosts: `tcp://0.0.0.0:8090`. Needs token, and off loopback TLS."""
+    """A further address that the hub serves, for other hosts: `tcp://0.0.0.0:8090`. Needs token, and off loopback tls_cert and tls_key."""
     token: SecretStr | None = None
-    """What a connection over TCP must show."""
+    """What whoever connects to the hub must show; the same for all who do."""
     tls_cert: str | None = None
-    """PEM file with the hub's certificate chain."""
+    """PEM file with the hub's certificate chain, shown on listen. A renewed one is taken without a restart."""
     tls_key: str | None = None
     """PEM file with its private key."""
     tls_ca: str | None = None
-    """PEM file with the roots that clients of the hub trust."""
+    """PEM file with the roots that clients of the hub trust. Without it the system's; on loopback it is what turns TLS on."""
     durability: Literal["sync", "buffer"] = "sync"
     """`sync`: on disk before it is acknowledged. `buffer`: in the system's cache, lost when the machine (not the process) dies."""
     outbox_max_bytes: Size = 1_000_000_000

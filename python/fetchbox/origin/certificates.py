@@ -7,6 +7,7 @@ import ipaddress
 import shutil
 import ssl
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 TlsMode = Literal["ca", "self-signed", "expired", "wrong-host"]
 TLS_MODES: tuple[str, ...] = get_args(TlsMode)
+LOCAL = ("localhost", "127.0.0.1", "::1")
 
 _DAY = dt.timedelta(days=1)
 
@@ -28,10 +30,13 @@ class Certificates:
     directory: Path
 
     @classmethod
-    def create(cls) -> Certificates:
-        """Makes a CA and all certificates in a new temporary directory. ImportError without the `cryptography` package."""
+    def create(cls, names: Sequence[str] = LOCAL) -> Certificates:
+        """Makes a CA and all certificates, for `names` where they are right, in a new temporary directory.
+
+        ImportError without the `cryptography` package.
+        """
         directory = Path(tempfile.mkdtemp(prefix="fetchbox-origin-"))
-        _write_all(directory)
+        _write_all(directory, names)
         return cls(directory)
 
     @property
@@ -56,7 +61,7 @@ def server_context(certificates: Certificates, mode: TlsMode) -> ssl.SSLContext:
     return context
 
 
-def _write_all(directory: Path) -> None:
+def _write_all(directory: Path, names: Sequence[str]) -> None:
     try:
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError as error:
@@ -67,17 +72,16 @@ def _write_all(directory: Path) -> None:
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca = _certificate("FetchBox test CA", ca_key, None, names=[], start=now - _DAY, end=now + 365 * _DAY, authority=True)
     (directory / "authority.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    local = ["localhost", "127.0.0.1", "::1"]
-    plans: dict[TlsMode, tuple[list[str], dt.datetime, dt.datetime, bool]] = {
-        "ca": (local, now - _DAY, now + 90 * _DAY, True),
-        "self-signed": (local, now - _DAY, now + 90 * _DAY, False),
-        "expired": (local, now - 30 * _DAY, now - _DAY, True),
+    plans: dict[TlsMode, tuple[Sequence[str], dt.datetime, dt.datetime, bool]] = {
+        "ca": (names, now - _DAY, now + 90 * _DAY, True),
+        "self-signed": (names, now - _DAY, now + 90 * _DAY, False),
+        "expired": (names, now - 30 * _DAY, now - _DAY, True),
         "wrong-host": (["elsewhere.example"], now - _DAY, now + 90 * _DAY, True),
     }
-    for mode, (names, start, end, signed) in plans.items():
+    for mode, (named, start, end, signed) in plans.items():
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = (ca, ca_key) if signed else None
-        certificate = _certificate(f"FetchBox origin {mode}", key, issuer, names=names, start=start, end=end)
+        certificate = _certificate(f"FetchBox origin {mode}", key, issuer, names=named, start=start, end=end)
         secret = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption_algorithm=serialization.NoEncryption()
         )
@@ -91,7 +95,7 @@ def _certificate(
     key: ec.EllipticCurvePrivateKey,
     issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None,
     *,
-    names: list[str],
+    names: Sequence[str],
     start: dt.datetime,
     end: dt.datetime,
     authority: bool = False,

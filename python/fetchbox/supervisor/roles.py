@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
+from urllib.parse import urlsplit
 
-from fetchbox.config import Config, hub_socket
+from fetchbox.config import Config, hub_socket, is_loopback, parse_address
 
 START_ORDER = ("hub", "api", "worker")
 DRAIN_ORDER = ("api", "worker", "hub")
@@ -30,6 +32,24 @@ def plan(config: Config, command: str) -> dict[str, int]:
         case _:
             raise ValueError(command)
     return {role: roles[role] for role in START_ORDER if roles.get(role)}
+
+
+def hub_address(config: Config, roles: Mapping[str, int]) -> str | None:
+    """Where the hub listens for other hosts, or where that of these roles is; None when it is all on this machine's own socket."""
+    return config.hub.listen if "hub" in roles else config.hub.url
+
+
+def warning(config: Config, roles: Mapping[str, int]) -> str | None:
+    """What can only be known of this host alone, and will not do for several."""
+    address = hub_address(config, roles) or ""
+    if not address.startswith("tcp://") or is_loopback(parse_address(address.removeprefix("tcp://"))[0]):
+        return None
+    if urlsplit(config.storage.url).scheme != "file":
+        return None
+    return (
+        f"storage.url is a directory, {config.storage.url}: the hub, apis and workers of all hosts must find the same files there. "
+        "If it is not shared, use an object store"
+    )
 
 
 def hub_answers(config: Config) -> bool:

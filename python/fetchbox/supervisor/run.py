@@ -19,7 +19,7 @@ from fetchbox.supervisor.listen import bind
 from fetchbox.supervisor.page import Page
 from fetchbox.supervisor.policy import Policy
 from fetchbox.supervisor.port import TelemetryPort
-from fetchbox.supervisor.roles import DRAIN_ORDER, START_ORDER, hub_answers
+from fetchbox.supervisor.roles import DRAIN_ORDER, START_ORDER, hub_address, hub_answers, warning
 from fetchbox.supervisor.slot import Slot
 
 log = structlog.get_logger("fetchbox.supervisor")
@@ -91,6 +91,8 @@ class Supervisor:
             if self._telemetry is not None:
                 port = TelemetryPort(self._telemetry, page.metrics, page.ready)
             log.info("starting", data_dir=self._config.data_dir, **self._addresses, processes=[slot.name for slot in self._slots])
+            if told := warning(self._config, self._roles):
+                log.warning(told)
             await self._run()
         finally:
             if port is not None:
@@ -132,6 +134,8 @@ class Supervisor:
             # A port of 0 is known now; children guard it and tell it.
             server = self._config.server.model_copy(update={"bind_addr": bound})
             self._config = self._config.model_copy(update={"server": server})
+        if address := hub_address(self._config, self._roles):
+            self._addresses["hub"] = address
         if self._config.telemetry.metrics_addr:
             self._telemetry, bound = await bind(self._config.telemetry.metrics_addr, "telemetry.metrics_addr", LEFTOVER_PATIENCE)
             self._addresses["telemetry"] = f"http://{bound}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import secrets
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -49,12 +50,15 @@ async def run(config: Config, control: Control) -> int:
         raise _startup_error(error) from error
     hub = HubConnection(config, "worker", on_cancelled=engine.cancel)
     hub.on_connected(lambda connected: control.set_health("hub", *(("ok", None) if connected else ("degraded", "the hub is away"))))
+    if not hub.connected:
+        control.set_health("hub", "degraded", "the hub has not answered yet")
     control.add_metrics(engine.metrics)
     if reason := engine.unguarded():
         log.warning(
             "a task that kills this worker will not be found out: its traces cannot be kept", data_dir=config.data_dir, reason=reason
         )
-    member = f"{socket.gethostname()}-{os.getpid()}-{control.index}"
+    # Containers may share both their names and their process ids.
+    member = f"{socket.gethostname()}-{os.getpid()}-{control.index}-{secrets.token_hex(4)}"
     quarantine = Quarantine(config, control.index, engine)
     finisher = Finisher(config, hub, member, hooks.finalize, hooks.host)
     loop = WorkerLoop(engine, hub, member, config.worker.flush_interval, quarantine, hooks.before_fetch(config, engine), finisher)

@@ -155,7 +155,7 @@ fn main() {
 
 async fn run(dir: &Path, which: &str) {
     let url = format!("unix://{}", dir.join("sock").display());
-    let options = ClientOptions { url, token: None, name: "spine".into(), role: Role::Operator };
+    let options = ClientOptions { url, token: None, tls_ca: None, name: "spine".into(), role: Role::Operator };
     let client = HubClient::start(&tokio::runtime::Handle::current(), options);
     client.wait_connected(Duration::from_secs(5)).await.unwrap();
     let join = JoinRequest { topic: Topic::Tasks as u32, group: "workers".into(), member: "w".into(), partitions: vec![] };

@@ -1,6 +1,7 @@
 //! The native client: one connection, many requests under way at once, reconnecting for ever.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,12 +11,12 @@ use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use prost::Message;
 use serde::Deserialize;
-use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
+use crate::connect::{self, connect};
 use crate::error::HubError;
 use crate::frame::*;
+use crate::stream::{Reader, Writer};
 
 /// How long a call may take unless it says otherwise.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -23,6 +24,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 const LEDGER_LIMIT: Duration = Duration::from_secs(600);
 /// What a long poll gets on top of its own waiting time.
 const POLL_SLACK: Duration = Duration::from_secs(10);
+/// For the hub to answer a greeting: on this machine it may be standing still, elsewhere it may be gone.
+const GREETING: Duration = Duration::from_secs(30);
+const GREETING_REMOTE: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(25);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 /// Frames waiting to be written; a caller beyond that waits within its own limit.
@@ -34,11 +38,14 @@ const PUSHES: usize = 1024;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientOptions {
-    /// `unix:///path/to/hub.sock`.
+    /// `unix:///path/to/hub.sock` or `tcp://host:port`.
     pub url: String,
     /// The hub's token, when it wants one.
     #[serde(default)]
     pub token: Option<String>,
+    /// PEM file with the roots that the hub's certificate is checked against. Without it the system's, and on loopback no TLS at all.
+    #[serde(default)]
+    pub tls_ca: Option<PathBuf>,
     /// Who connects, for the hub's logs: `worker 0`.
     pub name: String,
     /// What the connection may do.
@@ -70,11 +77,22 @@ struct Link {
 struct Shared {
     options: ClientOptions,
     link: watch::Sender<Option<Arc<Link>>>,
-    /// Why the last attempt to connect failed.
-    trouble: Mutex<String>,
+    /// Why there is no connection; empty while there is one.
+    trouble: watch::Sender<String>,
     pushes: broadcast::Sender<Push>,
     closing: watch::Sender<bool>,
     next_id: AtomicU64,
+}
+
+impl Shared {
+    /// Notes why there is no connection; whoever watches is told when it is another reason than before.
+    fn say(&self, reason: String) {
+        self.trouble.send_if_modified(|trouble| {
+            let another = *trouble != reason;
+            *trouble = reason;
+            another
+        });
+    }
 }
 
 /// A handle on the connection to the hub; clones share it.
@@ -89,7 +107,7 @@ impl HubClient {
         let shared = Arc::new(Shared {
             options,
             link: watch::Sender::new(None),
-            trouble: Mutex::new("not connected yet".to_owned()),
+            trouble: watch::Sender::new("not connected yet".to_owned()),
             pushes: broadcast::Sender::new(PUSHES),
             closing: watch::Sender::new(false),
             next_id: AtomicU64::new(1),
@@ -115,7 +133,7 @@ impl HubClient {
         };
         match tokio::time::timeout(timeout, up).await {
             Ok(true) => Ok(()),
-            _ => Err(HubError::Unavailable(self.shared.trouble.lock().clone())),
+            _ => Err(HubError::Unavailable(self.shared.trouble.borrow().clone())),
         }
     }
 
@@ -209,6 +227,11 @@ impl HubClient {
         self.shared.pushes.subscribe()
     }
 
+    /// Why there is no connection, in a sentence for people, and every new reason from now on; empty while there is one.
+    pub fn trouble(&self) -> watch::Receiver<String> {
+        self.shared.trouble.subscribe()
+    }
+
     /// Ends the connection for good; what is under way ends with [`HubError::Unavailable`].
     pub fn close(&self) {
         self.shared.closing.send_replace(true);
@@ -217,7 +240,7 @@ impl HubClient {
     async fn call<R: Message + Default>(&self, op: Op, request: &impl Message, limit: Duration) -> Result<R, HubError> {
         let link = self.shared.link.borrow().clone();
         let Some(link) = link else {
-            return Err(HubError::Unavailable(self.shared.trouble.lock().clone()));
+            return Err(HubError::Unavailable(self.shared.trouble.borrow().clone()));
         };
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let gone = || HubError::Unavailable("the connection broke before the answer came".to_owned());
@@ -268,8 +291,10 @@ async fn run(shared: Arc<Shared>) {
         match connection {
             Ok((reader, writer)) => {
                 backoff = FIRST_BACKOFF;
+                shared.say(String::new());
+                let mut ended = None;
                 tokio::select! {
-                    reason = serve(&shared, reader, writer) => *shared.trouble.lock() = reason,
+                    reason = serve(&shared, reader, writer) => ended = Some(reason),
                     _ = closing.wait_for(|closed| *closed) => {}
                 }
                 if let Some(link) = shared.link.send_replace(None) {
@@ -277,8 +302,11 @@ async fn run(shared: Arc<Shared>) {
                 }
                 // Nobody may be listening.
                 let _ = shared.pushes.send(Push::Disconnected);
+                if let Some(reason) = ended {
+                    shared.say(reason);
+                }
             }
-            Err(reason) => *shared.trouble.lock() = reason,
+            Err(reason) => shared.say(reason),
         }
         let pause = backoff.mul_f64(rand::random_range(0.5..1.0));
         backoff = (backoff * 2).min(LAST_BACKOFF);
@@ -289,33 +317,29 @@ async fn run(shared: Arc<Shared>) {
     }
 }
 
-type Reader = FramedRead<tokio::net::unix::OwnedReadHalf, LengthDelimitedCodec>;
-type Writer = FramedWrite<tokio::net::unix::OwnedWriteHalf, LengthDelimitedCodec>;
-
 async fn greet(options: &ClientOptions) -> Result<(Reader, Writer), String> {
-    let Some(path) = options.url.strip_prefix("unix://") else {
-        return Err(format!("the hub's url {} is not unix:///path", options.url));
-    };
+    let halves = connect(options).await?;
+    let (limit, silence) = if halves.remote { (GREETING_REMOTE, Some(connect::SILENCE)) } else { (GREETING, None) };
+    let (mut reader, mut writer) = halves.frames(MAX_FRAME, MAX_FRAME, silence);
+    let silent = format!("the hub did not answer the greeting within {} s", limit.as_secs());
     let exchange = async {
-        let stream = UnixStream::connect(path).await.map_err(|error| format!("cannot connect to {path}: {error}"))?;
-        let (read, write) = stream.into_split();
-        let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec();
-        let mut reader = FramedRead::new(read, codec.clone());
-        let mut writer = FramedWrite::new(write, codec);
         let hello = Hello { protocol: PROTOCOL, role: options.role as u32, name: options.name.clone(), token: options.token.clone() };
         writer.send(encode(0, Op::Hello as u8, &hello)).await.map_err(|error| format!("cannot greet the hub: {error}"))?;
-        let reply = reader.next().await.and_then(Result::ok).and_then(|frame| split(frame.freeze()));
-        match reply {
+        let frame = match reader.next().await {
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => return Err(silent.clone()),
+            frame => frame.and_then(Result::ok),
+        };
+        match frame.and_then(|frame| split(frame.freeze())) {
             Some((0, OK, _)) => Ok((reader, writer)),
             Some((0, ERROR, payload)) => {
                 let failure =
                     Failure::decode(payload).map(HubError::from).map_or_else(|error| error.to_string(), |error| error.to_string());
                 Err(format!("the hub refused the connection: {failure}"))
             }
-            _ => Err("the hub closed the connection during the greeting".to_owned()),
+            _ => Err(format!("the hub closed the connection during the greeting{}", connect::hint(options, reader.read_buffer()))),
         }
     };
-    tokio::time::timeout(CALL_LIMIT, exchange).await.unwrap_or_else(|_| Err("the hub did not answer the greeting".to_owned()))
+    tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(silent.clone()))
 }
 
 /// Ends, with the reason, when the connection breaks.
@@ -344,6 +368,8 @@ async fn serve(shared: &Shared, mut reader: Reader, mut writer: Writer) -> Strin
         loop {
             match reader.next().await {
                 None => return "the hub closed the connection".to_owned(),
+                // Over TLS a hub that was killed closes without saying so.
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return "the hub closed the connection".to_owned(),
                 Some(Err(error)) => return format!("cannot read from the hub: {error}"),
                 Some(Ok(frame)) => deliver(shared, &link, frame.freeze()),
             }

@@ -116,6 +116,15 @@ pub struct HubConfig {
     pub path: PathBuf,
     /// Where to listen.
     pub socket_path: PathBuf,
+    /// Where else: `tcp://host:port`.
+    #[serde(default)]
+    pub listen: Option<String>,
+    /// PEM file with the certificate chain that is shown there.
+    #[serde(default)]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with its private key.
+    #[serde(default)]
+    pub tls_key: Option<PathBuf>,
     /// When a commit counts as durable.
     #[serde(default = "sync")]
     pub durability: Durability,
@@ -174,6 +183,9 @@ impl HubConfig {
         Self {
             path: path.into(),
             socket_path: socket_path.into(),
+            listen: None,
+            tls_cert: None,
+            tls_key: None,
             durability: sync(),
             partitions: task_partitions(),
             outbox_max_bytes: outbox_max_bytes(),

@@ -52,6 +52,11 @@ impl HubError {
         self
     }
 
+    /// Whether it is a refusal with that code.
+    pub fn is_code(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
+    }
+
     /// The job (or the named thing) is not there, or belongs to another tenant.
     pub fn not_found(what: &str) -> Self {
         Self::refused("NOT_FOUND", format!("{what} is not known"))
@@ -72,6 +77,9 @@ pub enum HubOpenError {
         /// What is wrong and where.
         what: String,
     },
+    /// The network is not to be had as the configuration wants it.
+    #[error("{0}")]
+    Listen(String),
     /// The configuration contradicts itself or the database.
     #[error("the hub's configuration is not usable: {0}")]
     Config(String),

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -16,6 +17,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::HubConfig;
 use crate::core::Core;
 use crate::error::{HubError, HubOpenError};
+use crate::listen::Door;
 use crate::open::{Opened, open};
 use crate::shelf::Shelf;
 use crate::writer::Writer;
@@ -27,6 +29,7 @@ const LAST_READS: Duration = Duration::from_secs(2);
 /// The hub: one per database. Its parts end in the order in which they stand here.
 pub struct Hub {
     stop: watch::Sender<bool>,
+    door: Option<Arc<Door>>,
     _threads: Threads,
     core: Arc<Core>,
     _gone: Gone,
@@ -59,6 +62,7 @@ impl Hub {
     /// The same with a clock of the caller's.
     pub fn open_with(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Hub, HubOpenError> {
         let Opened { core, start, commands, gone, lock } = open(config, clock)?;
+        let door = Door::open(&core.config)?.map(Arc::new);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let doing = format!("start the thread {name}");
             let on_failure = |source| HubOpenError::Io { doing, source };
@@ -79,7 +83,7 @@ impl Hub {
             let core = Arc::clone(&core);
             threads.background.push(spawn(name, Box::new(move || work(&core)))?);
         }
-        Ok(Hub { stop, _threads: threads, core, _gone: Gone(Mutex::new(gone)), _lock: lock })
+        Ok(Hub { stop, door, _threads: threads, core, _gone: Gone(Mutex::new(gone)), _lock: lock })
     }
 
     #[cfg(test)]
@@ -95,7 +99,12 @@ impl Hub {
 
     /// Serves clients until [`Hub::shutdown`]; an error when it cannot listen or when the database failed.
     pub async fn serve(&self) -> Result<(), HubError> {
-        server::serve(Arc::clone(&self.core), self.stop.subscribe()).await
+        server::serve(Arc::clone(&self.core), self.door.clone(), self.stop.subscribe()).await
+    }
+
+    /// Where it listens for other hosts.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.door.as_ref().map(|door| door.address)
     }
 
     /// Makes [`Hub::serve`] end.

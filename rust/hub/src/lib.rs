@@ -1,5 +1,5 @@
 //! FetchBox's hub: the only opener of the Fjall database. It holds the streams, the ledger and the reservations, projects outcomes, and serves
-//! the api and the workers over a Unix socket.
+//! the api and the workers over a Unix socket, and over TCP with TLS when they are on other hosts.
 
 mod accept;
 mod audit;
@@ -12,6 +12,7 @@ mod client;
 mod clock;
 mod collect;
 mod config;
+mod connect;
 mod core;
 mod db;
 mod dlq;
@@ -27,6 +28,7 @@ mod keep_tests;
 mod keys;
 mod ledger;
 mod limit;
+mod listen;
 mod listing;
 mod log;
 mod manifests;
@@ -56,6 +58,7 @@ mod serve_request;
 mod server;
 mod shelf;
 mod stage;
+mod stream;
 mod streams;
 mod sweep;
 mod tail;

@@ -40,6 +40,9 @@ pub struct Metrics {
     pub pruned: Counter,
     pub moved: Counter,
     pub ignored_commits: Counter,
+    pub refused_tls: Counter,
+    pub refused_token: Counter,
+    pub refused_greeting: Counter,
     pub disk_bytes: AtomicU64,
 }
 
@@ -78,6 +81,10 @@ impl Metrics {
         let _ = writeln!(out, "# TYPE fetchbox_hub_outcomes_ignored_total counter");
         for (reason, counter) in [("duplicate", &self.duplicate), ("stale", &self.stale), ("unknown", &self.unknown)] {
             let _ = writeln!(out, "fetchbox_hub_outcomes_ignored_total{{reason=\"{reason}\"}} {}", counter.get());
+        }
+        let _ = writeln!(out, "# TYPE fetchbox_hub_connections_refused_total counter");
+        for (reason, counter) in [("tls", &self.refused_tls), ("token", &self.refused_token), ("greeting", &self.refused_greeting)] {
+            let _ = writeln!(out, "fetchbox_hub_connections_refused_total{{reason=\"{reason}\"}} {}", counter.get());
         }
         let _ = writeln!(out, "# TYPE fetchbox_resources_pending gauge\nfetchbox_resources_pending {}", totals.pending());
         let disk = self.disk_bytes.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The hub's door: connections over a Unix socket, many requests of each under way at once.
+//! The hub's doors: connections over a Unix socket and over the network, many requests of each under way at once.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -8,23 +8,26 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use prost::Message;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::net::{TcpStream, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio::time::MissedTickBehavior;
 
 use crate::core::Core;
 use crate::error::HubError;
 use crate::frame::*;
+use crate::listen::{Door, Listener};
 use crate::reply::{Answer, Outgoing};
 use crate::serve_request::{hand_over, handle};
+use crate::stream::{Halves, Reader, Writer};
 use crate::writer::Command;
 
 /// How long a new connection may take to say who it is.
 const GREETING: Duration = Duration::from_secs(10);
 /// Requests of one connection under way at once, until their answers are written; a client beyond that is not read.
 const IN_FLIGHT: usize = 4096;
+/// Out of descriptors: others must close theirs first.
+const OTHERS_CLOSE: Duration = Duration::from_millis(50);
 
 /// A connection that has said who it is.
 #[derive(Debug, Clone)]
@@ -36,12 +39,13 @@ pub struct Peer {
 }
 
 /// Listens until told to stop or until the database failed.
-pub async fn serve(core: Arc<Core>, mut stop: watch::Receiver<bool>) -> Result<(), HubError> {
+pub async fn serve(core: Arc<Core>, door: Option<Arc<Door>>, mut stop: watch::Receiver<bool>) -> Result<(), HubError> {
     let path = core.config.socket_path.clone();
     // A socket left by a hub that was killed; the lock says that nobody is behind it.
     let _ = std::fs::remove_file(&path);
     let cannot = |error: std::io::Error| HubError::Invalid(format!("cannot listen on {}: {error}", path.display()));
     let listener = UnixListener::bind(&path).map_err(cannot)?;
+    let remote = door.as_deref().map(Door::listener).transpose().map_err(cannot)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(cannot)?;
     core.serving.get_or_init(|| core.clock.elapsed());
     let fatal = core.fatal.subscribe();
@@ -58,10 +62,23 @@ pub async fn serve(core: Arc<Core>, mut stop: watch::Receiver<bool>) -> Result<(
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    connections.spawn(connection(Arc::clone(&core), stream, NEXT.fetch_add(1, Ordering::Relaxed)));
+                    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                    connections.spawn(connection(Arc::clone(&core), Halves::local(stream), number, None));
                 } else {
-                    // Out of descriptors: others must close theirs first.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(OTHERS_CLOSE).await;
+                }
+            }
+            accepted = stranger(remote.as_ref()) => {
+                if let (Some(door), Ok((stream, place))) = (door.clone(), accepted) {
+                    let (core, number) = (Arc::clone(&core), NEXT.fetch_add(1, Ordering::Relaxed));
+                    connections.spawn(async move {
+                        match door.admit(stream, GREETING, silence(&core)).await {
+                            Ok(halves) => connection(core, halves, number, Some(place)).await,
+                            Err(_) => core.metrics.refused_tls.add(1),
+                        }
+                    });
+                } else {
+                    tokio::time::sleep(OTHERS_CLOSE).await;
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -72,6 +89,19 @@ pub async fn serve(core: Arc<Core>, mut stop: watch::Receiver<bool>) -> Result<(
     let _ = std::fs::remove_file(&path);
     connections.shutdown().await;
     result
+}
+
+/// The next connection over the network; never, if none is listened for.
+async fn stranger(remote: Option<&Listener>) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    match remote {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long a connection may give no sign of life.
+fn silence(core: &Core) -> Duration {
+    Duration::try_from_secs_f64(core.config.session_timeout).unwrap_or(Duration::MAX)
 }
 
 /// Resolves with the reason when nothing is acknowledged any more.
@@ -108,23 +138,27 @@ impl Drop for Goodbye {
     }
 }
 
-async fn connection(core: Arc<Core>, stream: UnixStream, connection: u64) {
-    let (read, write) = stream.into_split();
-    let codec = |limit| LengthDelimitedCodec::builder().max_frame_length(limit).new_codec();
-    let mut reader = FramedRead::new(read, codec(MAX_GREETING));
-    let mut writer = FramedWrite::new(write, codec(MAX_FRAME));
-    let Ok(Some(Ok(first))) = tokio::time::timeout(GREETING, reader.next()).await else { return };
+async fn connection(core: Arc<Core>, halves: Halves, connection: u64, place: Option<OwnedSemaphorePermit>) {
+    let remote = halves.remote;
+    let (mut reader, mut writer) = halves.frames(MAX_GREETING, MAX_FRAME, Some(silence(&core)));
+    let Ok(Some(Ok(first))) = tokio::time::timeout(GREETING, reader.next()).await else {
+        core.metrics.refused_greeting.add(1);
+        return;
+    };
     let role = match greeting(&core, first.freeze()) {
         Ok(role) => role,
         Err(error) => {
+            let counter = if error.is_code("UNAUTHORIZED") { &core.metrics.refused_token } else { &core.metrics.refused_greeting };
+            counter.add(1);
             // The client may be gone; then it does not need the reason.
-            let _ = writer.send(encode(0, ERROR, &Failure::from(error))).await;
+            let _ = tokio::time::timeout(GREETING, writer.send(encode(0, ERROR, &Failure::from(error)))).await;
             return;
         }
     };
     if writer.send(encode(0, OK, &Empty {})).await.is_err() {
         return;
     }
+    drop(place);
     reader.decoder_mut().set_max_frame_length(MAX_FRAME);
     core.connections.lock().insert(connection);
     let _goodbye = Goodbye { core: Arc::clone(&core), connection };
@@ -133,7 +167,7 @@ async fn connection(core: Arc<Core>, stream: UnixStream, connection: u64) {
     let pushes = core.cancelled.subscribe();
     tokio::select! {
         () = read_requests(&core, &peer, reader, replies) => {}
-        () = write_replies(writer, outgoing, pushes) => {}
+        () = write_replies(writer, outgoing, pushes, remote) => {}
     }
 }
 
@@ -150,7 +184,10 @@ fn greeting(core: &Core, frame: Bytes) -> Result<Role, HubError> {
     if let Some(token) = &core.config.token
         && !same(token.as_bytes(), hello.token.unwrap_or_default().as_bytes())
     {
-        return Err(HubError::refused("UNAUTHORIZED", "the hub's token is missing or wrong"));
+        return Err(HubError::refused(
+            "UNAUTHORIZED",
+            "the hub's token is missing or wrong: set hub.token to the one that the hub was given",
+        ));
     }
     Role::from_id(hello.role).ok_or_else(|| invalid("there is no such role"))
 }
@@ -160,23 +197,17 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (x, y)| differ | (x ^ y)) == 0
 }
 
-type Reader = FramedRead<tokio::net::unix::OwnedReadHalf, LengthDelimitedCodec>;
-type Writer = FramedWrite<tokio::net::unix::OwnedWriteHalf, LengthDelimitedCodec>;
-
 async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replies: mpsc::Sender<Outgoing>) {
     // Dropped with the connection, which ends what is still under way.
     let mut requests = JoinSet::new();
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
-    let silence = Duration::try_from_secs_f64(core.config.session_timeout).unwrap_or(Duration::MAX);
-    let mut deadline = Instant::now() + silence;
     loop {
-        // What has arrived is read first: after a stop of the hub itself the signs of life are there, only late.
+        // The reader ends by itself when the client gives no sign of life.
         tokio::select! {
             biased;
             frame = reader.next(), if room.available_permits() > 0 => {
                 let Some(Ok(frame)) = frame else { return };
                 let Some((id, op, payload)) = split(frame.freeze()) else { return };
-                deadline = Instant::now() + silence;
                 if op == PING {
                     continue;
                 }
@@ -206,14 +237,17 @@ async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replie
             Some(_) = requests.join_next() => {}
             // An answer was written: there is room again.
             _ = room.acquire(), if room.available_permits() == 0 => {}
-            () = tokio::time::sleep_until(deadline), if room.available_permits() > 0 => return,
         }
     }
 }
 
-async fn write_replies(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoing>, mut pushes: broadcast::Receiver<String>) {
+async fn write_replies(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoing>, mut pushes: broadcast::Receiver<String>, remote: bool) {
+    // Over a network silence may mean that the hub is gone, or the way to it; whoever sits beside it knows anyway.
+    let mut alive = tokio::time::interval(PING_EVERY);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let frame = tokio::select! {
+            _ = alive.tick(), if remote => encode(0, PING, &Empty {}),
             frame = outgoing.recv() => match frame {
                 Some((frame, _room)) => frame,
                 None => return,

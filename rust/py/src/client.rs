@@ -96,6 +96,11 @@ impl HubClient {
         self.client.connected()
     }
 
+    /// Why it is not connected.
+    fn trouble(&self) -> String {
+        self.client.trouble().borrow().clone()
+    }
+
     fn reserve(&self, request: &[u8]) -> PyResult<u64> {
         let request: ReserveRequest = serde_json::from_slice(request).map_err(CoreError::invalid)?;
         self.call(|client| async move {
@@ -322,8 +327,22 @@ fn object<T: serde::Serialize>(reply: &T) -> Result<Reply, HubError> {
 
 async fn forward_pushes(client: fetchbox_hub::HubClient, queue: Arc<Queue<Completed>>) {
     let mut pushes = client.subscribe();
+    let mut trouble = client.trouble();
     loop {
-        let (kind, subject) = match pushes.recv().await {
+        let push = tokio::select! {
+            push = pushes.recv() => push,
+            changed = trouble.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let reason = trouble.borrow_and_update().clone();
+                if !reason.is_empty() {
+                    queue.push((0, Ok(Reply::Push("trouble", reason))));
+                }
+                continue;
+            }
+        };
+        let (kind, subject) = match push {
             Ok(Push::Cancelled { job_id }) => ("cancelled", job_id),
             Ok(Push::Connected) => ("connected", String::new()),
             Ok(Push::Disconnected) => ("disconnected", String::new()),

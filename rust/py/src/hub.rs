@@ -108,6 +108,7 @@ fn end_process(reason: &str) -> ! {
 fn open_error(error: HubOpenError) -> CoreError {
     let code = match error {
         HubOpenError::Config(_) => "hub",
+        HubOpenError::Listen(_) => "hub.listen",
         _ => "hub.path",
     };
     CoreError::new("store", code, error.to_string())

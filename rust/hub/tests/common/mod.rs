@@ -63,7 +63,7 @@ pub fn config(dir: &Path) -> HubConfig {
 
 pub fn client(socket: &Path, name: &str, role: Role) -> HubClient {
     let url = format!("unix://{}", socket.display());
-    HubClient::start(&tokio::runtime::Handle::current(), ClientOptions { url, token: None, name: name.into(), role })
+    HubClient::start(&tokio::runtime::Handle::current(), ClientOptions { url, token: None, tls_ca: None, name: name.into(), role })
 }
 
 pub fn batch<M: prost::Message>(messages: impl IntoIterator<Item = M>) -> Batch {
