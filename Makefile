@@ -46,7 +46,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(RUST) $(PY) | $(VENV)/pyven
 	$(VENV)/bin/python -m pip install --quiet 'maturin>=1.16,<2'
 	rm -rf $(VENV)/wheel
 	$(VENV)/bin/maturin build --release --interpreter $(VENV)/bin/python --out $(VENV)/wheel
-	$(VENV)/bin/python -m pip install --quiet "$$(echo $(VENV)/wheel/*.whl)[parquet,curl]"
+	$(VENV)/bin/python -m pip install --quiet "$$(echo $(VENV)/wheel/*.whl)[parquet,curl,iggy]"
 	$(VENV)/bin/python -m pip install --quiet --force-reinstall --no-deps $(VENV)/wheel/*.whl
 	touch $@
 

@@ -31,6 +31,7 @@ __all__ = [
     "object_key",
     "outcome_from_json",
     "parse_manifest",
+    "partition_tasks",
     "refused_address",
 ]
 
@@ -86,6 +87,9 @@ def object_key(url: bytes, id: bytes | None) -> str:
 def failure_codes() -> list[tuple[str, bool, str]]:
     """Every failure code: its name, whether it is retried, what it means."""
 
+def partition_tasks(tasks: list[bytes], partitions: int, by_host: bool) -> list[int]:
+    """The partition of each encoded task out of so many, as `compile_manifest` would choose it."""
+
 def fetch_defaults() -> bytes:
     """The engine's own defaults of `[fetch]`, as JSON."""
 
@@ -102,16 +106,27 @@ class Delivery:
     """What one poll brought: batches, and the assignment when it changed; opaque."""
 
     def __len__(self) -> int: ...
+    @staticmethod
+    def of(polled: list[tuple[int, int, list[bytes]]]) -> Delivery:
+        """Encoded tasks that another broker brought: partition, offset of the first, messages without a gap."""
 
 @final
 class Settled:
     """What is settled already of the jobs of a delivery; opaque."""
 
+    @staticmethod
+    def unknown() -> Settled:
+        """Nobody could be asked: everything is worked on, and what was settled already is not counted again."""
+
 @final
 class Report:
-    """What a worker publishes in one durable step: logs, dead letters, retries, status and the offsets they allow to commit; opaque."""
+    """What a worker publishes in one durable step: logs, dead letters, retries, status and the offsets they allow to commit."""
 
     def __len__(self) -> int: ...
+    def messages(self) -> list[tuple[str, int, list[bytes]]]:
+        """Topic, partition and encoded messages, in the order in which they are to be published."""
+    def commits(self) -> list[tuple[int, int]]:
+        """Per partition of jobs.tasks the offset below which everything is settled or handed on, once all of this is published."""
 
 @final
 class OutcomeBatch:
@@ -175,6 +190,12 @@ class Follower:
     def __new__(cls, topic: str, group: str, member: str) -> Follower: ...
     def partitions(self) -> list[int]:
         """Those that it reads at the moment."""
+    def positions(self) -> list[tuple[int, int]]:
+        """Those, with the offset that it reads next."""
+    def assign_partitions(self, owned: list[tuple[int, int]]) -> None:
+        """Another broker's assignment: partitions with what is committed of them."""
+    def take(self, polled: list[tuple[int, int, list[bytes]]]) -> list[tuple[int, int, str]]:
+        """Moves on behind messages that another broker brought; what `HubClient.read` tells of them."""
 
 @final
 class HubClient:
@@ -206,6 +227,11 @@ class HubClient:
         """Comes to a list of (partition, offset behind the message, job id)."""
     def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> int: ...
     def release_partitions(self, engine: Engine) -> int: ...
+    def outbox(self, after: int, max_bytes: int, wait_ms: int) -> int:
+        """Comes to what waits to be published to another broker: sequence and its (topic, partition, messages), in order."""
+    def outbox_done(self, up_to: int) -> int: ...
+    def feed(self, topic: str, partition: int, base_offset: int, messages: list[bytes]) -> int:
+        """What was read from another broker: outcomes are projected, lines kept, and how far it was read."""
     def close(self) -> None: ...
 
 @final
@@ -284,6 +310,13 @@ class Engine:
     def settle(self, outcomes: OutcomeBatch) -> Report:
         """Counts finished tasks as settled or handed on and says what to publish and commit for them. Publish every report, in order, until
         the hub has it."""
+    def assign_partitions(self, owned: list[tuple[int, int]]) -> None:
+        """Another broker's assignment: partitions with what is committed of them. Those that it has already go on where they are; what is
+        not begun of others is dropped."""
+    def positions(self) -> list[tuple[int, int]]:
+        """Partitions that have room, with the offset that is to be polled next."""
+    def owned(self) -> list[int]:
+        """Partitions that are assigned."""
     def unload(self) -> None:
         """Forgets the assignment: after this worker lost its place in the group."""
     def to_release(self) -> int:

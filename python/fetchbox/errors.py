@@ -60,15 +60,28 @@ class ConfigError(FetchboxError):
         return cls([Problem(path, message, source)])
 
 
-class HubUnavailable(FetchboxError):
-    """The hub does not answer at the moment; the same call may succeed later. `retry_after` is in seconds."""
+class Unavailable(FetchboxError):
+    """What is asked does not answer at the moment; the same call may succeed later. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+
+
+class HubUnavailable(Unavailable):
+    """The hub does not answer at the moment."""
 
     code = "HUB_UNAVAILABLE"
 
     def __init__(self, message: str = "the hub is away", retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.retry_after = retry_after
+        super().__init__(message, retry_after)
+
+
+class BrokerUnavailable(Unavailable):
+    """The broker does not answer at the moment."""
+
+    code = "BROKER_UNAVAILABLE"
 
 
 class Refused(FetchboxError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from fetchbox._core import CoreError, Hub
-from fetchbox.config import Config, hub_options, hub_storage
+from fetchbox.config import Config, hub_options, hub_socket, hub_storage
 from fetchbox.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +25,31 @@ async def run(config: Config, control: Control) -> int:
     control.add_metrics(hub.metrics)
     try:
         control.ready()
-        await control.draining.wait()
+        if config.broker.url == "embedded":
+            await control.draining.wait()
+        else:
+            await _feed_until_drained(config, control)
     finally:
         await asyncio.to_thread(hub.close)
     return 0
+
+
+async def _feed_until_drained(config: Config, control: Control) -> None:
+    """Keeps the streams of a broker outside and the ledger in step. The feed speaks with the hub like everybody else, over its socket."""
+    from fetchbox.broker import HubConnection
+    from fetchbox.broker.iggy_feed import IggyFeed
+
+    connection = HubConnection(config, "operator", name="feed", url=f"unix://{hub_socket(config)}")
+    feed = IggyFeed(config, connection)
+    control.add_metrics(feed.metrics)
+    draining = asyncio.create_task(control.draining.wait())
+    feeding = asyncio.create_task(feed.run())
+    try:
+        await asyncio.wait({draining, feeding}, return_when=asyncio.FIRST_COMPLETED)
+        if feeding.done():
+            feeding.result()
+    finally:
+        for task in (feeding, draining):
+            task.cancel()
+        await asyncio.gather(feeding, draining, return_exceptions=True)
+        connection.close()

@@ -22,10 +22,10 @@ LEDGER_TIMEOUT = 600.0
 """The same for work on the whole ledger or the store."""
 
 
-def hub_client_options(config: Config, name: str, role: str) -> bytes:
+def hub_client_options(config: Config, name: str, role: str, url: str | None = None) -> bytes:
     """The native client's options for this configuration. `role` is "api", "worker" or "operator"."""
     token = config.hub.token.get_secret_value() if config.hub.token is not None else None
-    return orjson.dumps({"url": hub_url(config), "name": name, "role": role, "token": token, "tls_ca": config.hub.tls_ca})
+    return orjson.dumps({"url": url or hub_url(config), "name": name, "role": role, "token": token, "tls_ca": config.hub.tls_ca})
 
 
 class HubConnection:
@@ -34,10 +34,18 @@ class HubConnection:
     Every method raises HubUnavailable when the hub is away or does not answer in time, and Refused with the hub's reason when it says no.
     """
 
-    def __init__(self, config: Config, role: str, *, name: str | None = None, on_cancelled: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        role: str,
+        *,
+        name: str | None = None,
+        url: str | None = None,
+        on_cancelled: Callable[[str], None] | None = None,
+    ) -> None:
         # A service says in its log why the hub is not to be had; a command says it once, in its error.
         self._trouble_level = logging.DEBUG if role == "operator" else logging.WARNING
-        self._client = HubClient(hub_client_options(config, name or f"{role}-{os.getpid()}", role))
+        self._client = HubClient(hub_client_options(config, name or f"{role}-{os.getpid()}", role, url))
         self._on_cancelled = on_cancelled
         self._on_connected: list[Callable[[bool], None]] = []
         self._completions = Completions(self._client, self._push)
@@ -115,6 +123,18 @@ class HubConnection:
     async def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> None:
         """The follower's group is done with everything below these offsets, by partition."""
         await self._call(self._client.commit(follower, offsets), CALL_TIMEOUT)
+
+    async def outbox(self, after: int, max_bytes: int, wait_ms: int) -> list[tuple[int, list[tuple[str, int, list[bytes]]]]]:
+        """What waits to be published to another broker above a sequence: sequence and its (topic, partition, messages), in order."""
+        return await self._call(self._client.outbox(after, max_bytes, wait_ms), CALL_TIMEOUT + wait_ms / 1000)  # type: ignore[no-any-return]
+
+    async def outbox_done(self, up_to: int) -> None:
+        """Everything up to and with this sequence is published."""
+        await self._call(self._client.outbox_done(up_to), CALL_TIMEOUT)
+
+    async def feed(self, topic: str, partition: int, base_offset: int, messages: list[bytes]) -> None:
+        """Has the hub take over what was read from another broker; durable when this returns, and harmless to repeat."""
+        await self._call(self._client.feed(topic, partition, base_offset, messages), CALL_TIMEOUT)
 
     def close(self) -> None:
         """Closes the connection; calls that wait end with HubUnavailable."""

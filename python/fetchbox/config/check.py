@@ -112,7 +112,8 @@ def _broker(config: Config) -> Found:
         parts = urlsplit(broker.url)
         if parts.scheme != "iggy" or not parts.hostname:
             yield "broker.url", 'must be "embedded" or "iggy://user:password@host:8090"'
-    yield from _pair("broker", broker.tls_cert, broker.tls_key)
+        elif not parts.username or not parts.password:
+            yield "broker.url", "names no user and password: iggy://user:password@host:8090"
     yield from _file("broker.tls_ca", broker.tls_ca)
 
 

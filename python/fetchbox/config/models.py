@@ -69,12 +69,10 @@ class Broker(Section):
 
     url: Annotated[str, Field(repr=False)] = "embedded"
     """`embedded` (in the hub), or `iggy://user:password@host:8090`."""
-    tls_cert: str | None = None
-    """PEM file with a client certificate chain."""
-    tls_key: str | None = None
-    """PEM file with its private key."""
+    tls: bool = False
+    """Whether the server is spoken to over TLS; its certificate is checked against the host of `url`."""
     tls_ca: str | None = None
-    """PEM file with the roots that are trusted."""
+    """PEM file with the roots that are trusted instead of the system's. Implies `tls`."""
 
 
 class Tasks(Section):

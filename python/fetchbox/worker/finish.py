@@ -18,9 +18,9 @@ import orjson
 import structlog
 
 from fetchbox._core import Follower
-from fetchbox.broker import HubConnection
+from fetchbox.broker import Streams
 from fetchbox.config import Config, url_without_secrets
-from fetchbox.errors import HandlerError, HubUnavailable, Refused
+from fetchbox.errors import HandlerError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from fetchbox.handler_host import HandlerHost, HandlerSpec
@@ -60,7 +60,7 @@ class Place:
 class Finisher:
     """Finishes settled jobs until it is cancelled. `specs` are the handlers that define `finalize_job`, by job type."""
 
-    def __init__(self, config: Config, hub: HubConnection, member: str, specs: dict[str, HandlerSpec], host: HandlerHost | None) -> None:
+    def __init__(self, config: Config, hub: Streams, member: str, specs: dict[str, HandlerSpec], host: HandlerHost | None) -> None:
         self._config = config
         self._hub = hub
         self._specs = specs
@@ -115,7 +115,7 @@ class Finisher:
         while True:
             try:
                 return await call()
-            except (HubUnavailable, Refused) as error:
+            except (Unavailable, Refused) as error:
                 self._joined = False
                 # An absence is told by the connection; a refusal is told here, or nobody would hear of it.
                 (log.info if isinstance(error, Refused) else log.debug)("the hub did not answer, trying again", error=str(error))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from fetchbox._core import Delivery, Engine, OutcomeBatch, Report
-from fetchbox.broker import HubConnection
-from fetchbox.errors import HubUnavailable, Refused
+from fetchbox.broker import Streams
+from fetchbox.errors import Refused, Unavailable
 from fetchbox.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class WorkerLoop:
     def __init__(
         self,
         engine: Engine,
-        hub: HubConnection,
+        hub: Streams,
         member: str,
         flush_interval: float,
         quarantine: Quarantine,
@@ -140,7 +140,7 @@ class WorkerLoop:
             try:
                 await self._poll_once()
                 pause = RETRY_FIRST
-            except (HubUnavailable, Refused) as error:
+            except (Unavailable, Refused) as error:
                 self._joined = False  # a hub that does not know this member says so: enter again
                 log.info("poll failed, trying again", error=str(error), pause=pause)
                 await self._pause(pause)
@@ -164,7 +164,7 @@ class WorkerLoop:
         while settled is None:
             try:
                 settled = await self._hub.settled(delivery)
-            except HubUnavailable:
+            except Unavailable:
                 await self._pause(pause)
                 pause = min(pause * 2, RETRY_MOST)
         started = self._engine.submit(delivery, settled)
@@ -219,7 +219,7 @@ class WorkerLoop:
             try:
                 await self._hub.append(report)
                 return
-            except (HubUnavailable, Refused) as error:
+            except (Unavailable, Refused) as error:
                 log.info("report not taken, trying again", error=str(error), waiting=round(time.monotonic() - since, 1))
                 await self._pause(pause)
                 pause = min(pause * 2, RETRY_MOST)

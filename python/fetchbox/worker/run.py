@@ -14,15 +14,16 @@ import orjson
 import structlog
 
 from fetchbox._core import CoreError, Engine
-from fetchbox.broker import HubConnection
+from fetchbox.broker import HubConnection, Streams
 from fetchbox.config import Config, engine_options
 from fetchbox.config import curl as curl_support
-from fetchbox.errors import ConfigError, FetchboxError, HandlerError, HubUnavailable
+from fetchbox.errors import ConfigError, FetchboxError, HandlerError, Unavailable
 from fetchbox.worker.finish import Finisher
 from fetchbox.worker.loop import WorkerLoop
 from fetchbox.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
+    from fetchbox.broker.iggy_worker import IggyConnection
     from fetchbox.control import Control
     from fetchbox.curl.transport import CurlTransport
     from fetchbox.handler_host import HandlerHost, HandlerSpec
@@ -52,6 +53,8 @@ async def run(config: Config, control: Control) -> int:
     hub.on_connected(lambda connected: control.set_health("hub", *(("ok", None) if connected else ("degraded", "the hub is away"))))
     if not hub.connected:
         control.set_health("hub", "degraded", "the hub has not answered yet")
+    iggy = _iggy(config, hub, control)
+    streams: Streams = iggy or hub
     control.add_metrics(engine.metrics)
     if reason := engine.unguarded():
         log.warning(
@@ -60,21 +63,34 @@ async def run(config: Config, control: Control) -> int:
     # Containers may share both their names and their process ids.
     member = f"{socket.gethostname()}-{os.getpid()}-{control.index}-{secrets.token_hex(4)}"
     quarantine = Quarantine(config, control.index, engine)
-    finisher = Finisher(config, hub, member, hooks.finalize, hooks.host)
-    loop = WorkerLoop(engine, hub, member, config.worker.flush_interval, quarantine, hooks.before_fetch(config, engine), finisher)
+    finisher = Finisher(config, streams, member, hooks.finalize, hooks.host)
+    loop = WorkerLoop(engine, streams, member, config.worker.flush_interval, quarantine, hooks.before_fetch(config, engine), finisher)
     curl = curl_transport(config, engine)
     try:
         control.ready()
         await loop.run(control.draining, lambda: _time_to_finish(control))
-    except HubUnavailable:
-        log.info("the hub is away; unfinished tasks are delivered again")
+    except Unavailable as error:
+        log.info("unfinished tasks are delivered again", error=str(error))
     finally:
         await asyncio.to_thread(engine.close, ENGINE_CLOSE_SECONDS)
         if curl is not None:
             curl.close()
         hooks.close()
+        if iggy is not None:
+            await iggy.close()
         hub.close()
     return 0
+
+
+def _iggy(config: Config, hub: HubConnection, control: Control) -> IggyConnection | None:
+    """The way to the tasks, where they are not the hub's."""
+    if config.broker.url == "embedded":
+        return None
+    from fetchbox.broker.iggy_worker import IggyConnection
+
+    iggy = IggyConnection(config, hub)
+    iggy.on_connected(lambda connected: control.set_health("broker", *(("ok", None) if connected else ("degraded", iggy.trouble))))
+    return iggy
 
 
 def curl_transport(config: Config, engine: Engine) -> CurlTransport | None:

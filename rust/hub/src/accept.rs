@@ -14,6 +14,7 @@ use crate::frame::{AcceptReply, AcceptRequest, JobFacts, RateLimit};
 use crate::job::{Counts, JobId, JobRecord, TaskSpan, id_text, parse_id};
 use crate::keys;
 use crate::manifests::Blob;
+use crate::record::Part;
 use crate::reserve::{OWN_KEY, Reserved, check_body};
 use crate::stage::Touched;
 use crate::writer::Writer;
@@ -115,7 +116,11 @@ impl Writer {
         }
         let mut spans = Vec::with_capacity(tasks.len());
         for batch in tasks {
-            let offset = self.publish(Topic::Tasks, batch.partition, batch.count, batch.bytes);
+            if self.core.config.broker == Broker::External {
+                self.publish(Topic::Tasks, batch.partition, batch.count, batch.bytes.clone());
+            }
+            // Kept here too: cancelling, collecting and replaying look tasks up.
+            let offset = self.append(Topic::Tasks, batch.partition, Part { count: batch.count, target: None, bytes: batch.bytes });
             spans.push(TaskSpan { partition: batch.partition, offset, count: batch.count });
         }
         let counts = Counts { total: u64::from(facts.resource_count), ..Default::default() };

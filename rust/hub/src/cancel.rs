@@ -8,7 +8,6 @@ use fetchbox_model::message::{ResourceOutcome, ResourceState};
 use fetchbox_model::stream::Topic;
 use prost::Message;
 
-use crate::config::Broker;
 use crate::core::Core;
 use crate::core::read_failed;
 use crate::db::DbError;
@@ -39,9 +38,6 @@ pub fn tasks(
     staged: impl Fn(u32) -> Vec<(u64, crate::record::Part)>,
 ) -> Result<HashMap<u32, TaskPart>, DbError> {
     let mut found = HashMap::new();
-    if core.config.broker == Broker::External {
-        return Ok(found);
-    }
     for span in &job.spans {
         let end = span.offset + u64::from(span.count);
         let mut batches = log::read(core, Topic::Tasks, span.partition, span.offset, end)?;

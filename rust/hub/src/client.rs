@@ -222,6 +222,11 @@ impl HubClient {
         self.call::<Empty>(Op::OutboxDone, &request, CALL_LIMIT).await.map(drop)
     }
 
+    /// Takes over what was read from an external broker; durable when this returns. Repeating it after a lost answer is harmless.
+    pub async fn feed(&self, request: FeedRequest) -> Result<(), HubError> {
+        self.call::<Empty>(Op::Feed, &request, CALL_LIMIT).await.map(drop)
+    }
+
     /// Pushes from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Push> {
         self.shared.pushes.subscribe()

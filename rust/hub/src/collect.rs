@@ -17,7 +17,7 @@ use fetchbox_model::stream::Topic;
 use prost::Message;
 use serde::Serialize;
 
-use crate::config::{Broker, Keeping};
+use crate::config::Keeping;
 use crate::core::{Core, read_failed};
 use crate::db::{DbError, Space, View};
 use crate::error::HubError;
@@ -125,15 +125,13 @@ fn suspects(core: &Core, record: &JobRecord, outcomes: &BTreeMap<u32, ResourceOu
     // A resource that has its object at the first attempt has left no other.
     let is_suspect = |index: u32| record.generation(index) > 0 || !outcomes.get(&index).is_some_and(has_object);
     let (mut found, mut seen) = (Vec::new(), HashSet::new());
-    if core.config.broker == Broker::Embedded {
-        for span in &record.spans {
-            for (_, part) in crate::log::read(core, Topic::Tasks, span.partition, span.offset, span.offset + u64::from(span.count))? {
-                let messages = batch::unpack(&part.bytes).map_err(|error| DbError(format!("a batch of tasks cannot be read: {error}")))?;
-                let tasks = messages.into_iter().filter_map(|message| DownloadTask::decode(message).ok());
-                for task in tasks.filter(|task| task.job_id == record.facts.job_id && is_suspect(task.resource_index)) {
-                    seen.insert(task.resource_index);
-                    found.push(task);
-                }
+    for span in &record.spans {
+        for (_, part) in crate::log::read(core, Topic::Tasks, span.partition, span.offset, span.offset + u64::from(span.count))? {
+            let messages = batch::unpack(&part.bytes).map_err(|error| DbError(format!("a batch of tasks cannot be read: {error}")))?;
+            let tasks = messages.into_iter().filter_map(|message| DownloadTask::decode(message).ok());
+            for task in tasks.filter(|task| task.job_id == record.facts.job_id && is_suspect(task.resource_index)) {
+                seen.insert(task.resource_index);
+                found.push(task);
             }
         }
     }

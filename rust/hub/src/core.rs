@@ -106,6 +106,8 @@ pub struct Core {
     pub keep: Keep,
     /// Why manifests cannot be written.
     pub manifest_trouble: Mutex<Option<String>>,
+    /// Why the external broker cannot be reached.
+    pub broker_trouble: Mutex<Option<String>>,
     pub commands: mpsc::Sender<Command>,
     /// Dropped last: whoever holds the other end learns that the database is closed.
     pub _closed: std::sync::mpsc::SyncSender<Infallible>,

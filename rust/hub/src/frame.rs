@@ -53,11 +53,12 @@ pub enum Op {
     Query = 12,
     OutboxPeek = 13,
     OutboxDone = 14,
+    Feed = 15,
     Ledger = 32,
 }
 
 impl Op {
-    const ALL: [Op; 15] = [
+    const ALL: [Op; 16] = [
         Op::Hello,
         Op::Reserve,
         Op::Release,
@@ -72,6 +73,7 @@ impl Op {
         Op::Query,
         Op::OutboxPeek,
         Op::OutboxDone,
+        Op::Feed,
         Op::Ledger,
     ];
 
@@ -701,6 +703,26 @@ pub struct OutboxDoneRequest {
     /// The last published sequence.
     #[prost(uint64, tag = "1")]
     pub up_to: u64,
+}
+
+/// Messages that were read from an external broker, to be projected or kept.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FeedRequest {
+    /// [`Topic`] as a number.
+    #[prost(uint32, tag = "1")]
+    pub topic: u32,
+    /// Partition.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// Offset of the first of them.
+    #[prost(uint64, tag = "3")]
+    pub base_offset: u64,
+    /// How many they are.
+    #[prost(uint32, tag = "4")]
+    pub count: u32,
+    /// As `fetchbox_model::batch` packs them; not needed for `jobs.retry`, of which only the offset is kept.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub bytes: Bytes,
 }
 
 /// What the hub says without being asked.

@@ -18,6 +18,7 @@ mod db;
 mod dlq;
 mod dlq_filter;
 mod error;
+mod feed;
 mod frame;
 mod group;
 mod hub;
@@ -72,8 +73,8 @@ pub use clock::{Clock, SystemClock};
 pub use config::{Broker, Durability, HubConfig, Keeping, Retention};
 pub use error::{HubError, HubOpenError};
 pub use frame::{
-    AcceptReply, AcceptRequest, AppendReply, AppendRequest, Assignment, CancelRequest, Commit, Entry, Generation, JobFacts, JobSettled,
-    JoinRequest, KnownUrl, OutboxDoneRequest, OutboxItem, OutboxPeekReply, OutboxPeekRequest, Owned, PartitionBatch, PollReply,
+    AcceptReply, AcceptRequest, AppendReply, AppendRequest, Assignment, CancelRequest, Commit, Entry, FeedRequest, Generation, JobFacts,
+    JobSettled, JoinRequest, KnownUrl, OutboxDoneRequest, OutboxItem, OutboxPeekReply, OutboxPeekRequest, Owned, PartitionBatch, PollReply,
     PollRequest, PolledBatch, Position, RateLimit, ReleaseRequest, Reservation, ReserveReply, ReserveRequest, Role,
 };
 pub use hub::Hub;

@@ -157,6 +157,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         manifests: Signal::default(),
         keep,
         manifest_trouble: Mutex::new(None),
+        broker_trouble: Mutex::new(None),
         commands,
         db,
         config,

@@ -13,6 +13,7 @@ use crate::core::read_failed;
 use crate::db::Space;
 use crate::dlq;
 use crate::error::HubError;
+use crate::feed::SETTLED;
 use crate::frame::{AppendReply, AppendRequest, Commit, Entry};
 use crate::job::{JobId, LastError, Verdict, parse_id};
 use crate::keys;
@@ -77,7 +78,7 @@ impl Writer {
     }
 
     /// Applies the outcomes of one job.
-    fn project(&mut self, status: StatusPart) -> Result<(), HubError> {
+    pub(crate) fn project(&mut self, status: StatusPart) -> Result<(), HubError> {
         fail_point!("hub::projection::before");
         let metrics = std::sync::Arc::clone(&self.core);
         let metrics = &metrics.metrics;
@@ -203,8 +204,9 @@ impl Writer {
             ("failed", counts.failed.to_string()),
             ("cancelled", counts.cancelled.to_string()),
         ];
-        let (_, offset) = self.publish_log(record, "settled", &fields);
-        job.record.log_end = offset + 1;
+        let (_, offset) = self.publish_log(record, SETTLED, &fields);
+        // Where the line will stand in an external broker is known when it is read back.
+        job.record.log_end = if self.core.config.broker == Broker::External { 0 } else { offset + 1 };
         let collect_ms = self.collect_later(&job.record);
         self.stage.jobs.insert(*id, job);
         if let Some(after_ms) = collect_ms {

@@ -28,7 +28,7 @@ pub struct OneJob {
 
 /// Whether it is an order, which changes something.
 pub fn is_order(name: &str) -> bool {
-    matches!(name, "dlq_replay" | "dlq_purge")
+    matches!(name, "dlq_replay" | "dlq_purge" | "broker_state")
 }
 
 /// Answers a question, or carries out an order, by name. May block for seconds.
@@ -50,6 +50,8 @@ pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubErro
         "dlq_replay" => replay_order::replay(core, parse(params)?)?,
         "dlq_purge" => replay_order::purge(core, parse(params)?)?,
         "topics" => streams::topics(core),
+        "fed" => crate::feed::fed(core),
+        "broker_state" => broker_state(core, parse(params)?),
         "health" => health(core),
         other => return Err(HubError::Invalid(format!("there is no question {other}"))),
     };
@@ -158,6 +160,18 @@ fn manifest(core: &Core, one: &OneJob) -> Result<Value, HubError> {
     Ok(json!({"manifest_key": job.facts.manifest_key, "body": body}))
 }
 
+#[derive(Debug, Deserialize)]
+struct BrokerState {
+    #[serde(default)]
+    trouble: Option<String>,
+}
+
+/// Notes what whoever publishes the outbox says of the broker.
+fn broker_state(core: &Core, state: BrokerState) -> Value {
+    *core.broker_trouble.lock() = state.trouble;
+    json!({})
+}
+
 fn health(core: &Core) -> Value {
     let component = |trouble: Option<String>| match trouble {
         None => json!({"status": "ok"}),
@@ -173,12 +187,13 @@ fn health(core: &Core) -> Value {
     let store_full = core.store_full.load(std::sync::atomic::Ordering::Relaxed);
     let storage = store_full.then(|| "the local store's disk is full".to_owned()).or_else(|| core.manifest_trouble.lock().clone());
     let workers = core.groups.lock().get(&(Topic::Tasks as u8, WORKERS.to_owned())).map_or(0, |group| group.members().len());
-    let degraded = ledger.is_some() || storage.is_some() || behind;
+    let broker = behind.then(|| "the outbox is full".to_owned()).or_else(|| core.broker_trouble.lock().clone());
+    let degraded = ledger.is_some() || storage.is_some() || broker.is_some();
     json!({
         "status": if degraded { "degraded" } else { "ok" },
         "components": {
             "hub": component(ledger),
-            "broker": component(behind.then(|| "the outbox is full".to_owned())),
+            "broker": component(broker),
             "storage": component(storage),
         },
         "workers": workers,

@@ -8,7 +8,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::clock::rfc3339;
-use crate::config::Broker;
 use crate::core::{Core, read_failed};
 use crate::error::HubError;
 use crate::query::{OneJob, find};
@@ -46,9 +45,11 @@ pub fn list(core: &Core, filter: Filter) -> Result<Value, HubError> {
     let from = filter.since_offset.unwrap_or(0).max(job.log_offset).max(core.start.get(Topic::Logs, job.log_partition));
     let settled = job.finished_ms != 0;
     let written = core.next.get(Topic::Logs, job.log_partition);
-    let to = if settled { job.log_end.min(written) } else { written };
+    // With an external broker the end is known when its line was read back.
+    let ended = settled && job.log_end > 0;
+    let to = if ended { job.log_end.min(written) } else { written };
     let (mut logs, mut next) = (Vec::new(), from);
-    if core.config.broker == Broker::Embedded && from < to {
+    if from < to {
         let mut looked = 0;
         'records: for item in crate::log::records(core, Topic::Logs, job.log_partition, from, to).map_err(read_failed)? {
             let (base, record) = item.map_err(read_failed)?;
@@ -78,7 +79,7 @@ pub fn list(core: &Core, filter: Filter) -> Result<Value, HubError> {
             }
         }
     }
-    let end = settled && next >= to;
+    let end = ended && next >= to;
     Ok(json!({"logs": logs, "next_offset": next, "partition": job.log_partition, "settled": settled, "end": end}))
 }
 

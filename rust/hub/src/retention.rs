@@ -11,6 +11,7 @@ use fetchbox_model::message::JobState;
 use fetchbox_model::stream::Topic;
 use prost::Message;
 
+use crate::config::Broker;
 use crate::core::{Core, WORKERS, read_failed};
 use crate::db::Space;
 use crate::error::HubError;
@@ -241,6 +242,8 @@ impl Retainer {
 fn limit(core: &Core, topic: Topic, partition: u32) -> u64 {
     let next = core.next.get(topic, partition);
     match topic {
+        // With an external broker these are only copies.
+        Topic::Tasks if core.config.broker == Broker::External => next,
         Topic::Tasks => core.committed(topic, WORKERS, partition),
         Topic::Retry => core.committed(topic, MOVER, partition),
         // The ledger has projected them; other groups hold them back only if they ever committed.

@@ -115,6 +115,11 @@ pub async fn handle(core: &Arc<Core>, peer: &Peer, id: u64, op: Op, payload: Byt
             ask(core, |reply| Command::OutboxDone { up_to, reply }).await?;
             Ok(encode(id, OK, &Empty {}))
         }
+        Op::Feed => {
+            let request = decode(payload)?;
+            ask(core, |reply| Command::Feed { request, reply }).await?;
+            Ok(encode(id, OK, &Empty {}))
+        }
     }
 }
 

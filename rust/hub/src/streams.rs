@@ -5,6 +5,7 @@ use std::fmt::Write;
 use fetchbox_model::stream::Topic;
 use serde_json::{Value, json};
 
+use crate::config::Broker;
 use crate::core::{Core, WORKERS};
 use crate::db::{DbError, Space};
 use crate::record;
@@ -66,6 +67,10 @@ fn oldest_age(core: &Core, topic: Topic, group: &str) -> f64 {
 pub fn metrics(core: &Core) -> String {
     let mut out = String::from("# TYPE fetchbox_queue_lag gauge\n");
     // Writing into a String cannot fail.
+    if core.config.broker == Broker::External {
+        // The streams are elsewhere; whoever publishes to them tells of them.
+        return String::new();
+    }
     for (topic, group) in [(Topic::Tasks, WORKERS), (Topic::Retry, MOVER)] {
         let _ = writeln!(out, "fetchbox_queue_lag{{topic=\"{}\",group=\"{group}\"}} {}", topic.name(), lag(core, topic, group));
     }

@@ -21,7 +21,7 @@ use crate::db::Space;
 use crate::dlq::{Place, Shelf, Which};
 use crate::error::HubError;
 use crate::frame::{
-    AcceptReply, AcceptRequest, AppendReply, AppendRequest, CancelRequest, Entry, ReleaseRequest, ReserveReply, ReserveRequest,
+    AcceptReply, AcceptRequest, AppendReply, AppendRequest, CancelRequest, Entry, FeedRequest, ReleaseRequest, ReserveReply, ReserveRequest,
 };
 use crate::job::{Counts, JobId, JobRecord};
 use crate::keys;
@@ -75,6 +75,11 @@ pub enum Command {
     /// The outbox is published up to and with this sequence.
     OutboxDone {
         up_to: u64,
+        reply: Reply<()>,
+    },
+    /// This was read from an external broker.
+    Feed {
+        request: FeedRequest,
         reply: Reply<()>,
     },
     /// Manifests below this sequence are safely in the store.
@@ -287,6 +292,10 @@ impl Writer {
             Command::Disconnected { connection } => self.disconnected(connection),
             Command::OutboxDone { up_to, reply } => {
                 let result = self.outbox_published(up_to);
+                self.answer(reply, result);
+            }
+            Command::Feed { request, reply } => {
+                let result = self.feed(request);
                 self.answer(reply, result);
             }
             Command::ManifestsWritten { below, reply } => {
@@ -512,6 +521,13 @@ impl Writer {
         Some(base)
     }
 
+    /// The next offset of a partition is this one, if it was lower.
+    pub(crate) fn skip_to(&mut self, topic: Topic, partition: u32, offset: u64) {
+        if let Some(next) = self.next[topic as usize].get_mut(partition as usize) {
+            *next = (*next).max(offset);
+        }
+    }
+
     /// Appends a batch to the embedded log; its base offset.
     pub(crate) fn append(&mut self, topic: Topic, partition: u32, part: Part) -> u64 {
         let Some(base) = self.take_offsets(topic, partition, part.count) else { return 0 };
@@ -526,7 +542,8 @@ impl Writer {
             Broker::External => {
                 self.stage.bytes += bytes.len();
                 self.stage.outbox.push(Entry { topic: topic as u32, partition, count, bytes, target_partition: None });
-                0
+                // At least as far as it was read back.
+                self.next_offset(topic, partition)
             }
         }
     }

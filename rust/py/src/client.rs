@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
 use fetchbox_hub::{
-    AcceptRequest, AppendRequest, Assignment, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest, PollRequest,
-    Position, Push, ReleaseRequest, ReserveRequest,
+    AcceptRequest, AppendRequest, Assignment, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest,
+    OutboxDoneRequest, OutboxPeekRequest, PollRequest, Position, Push, ReleaseRequest, ReserveRequest,
 };
 use fetchbox_model::stream::Topic;
 use pyo3::prelude::*;
@@ -18,6 +18,7 @@ use pyo3::types::{PyBytes, PyDict};
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::broker::{self, Posted};
 use crate::completion::{Queue, lock};
 use crate::delivery::{Delivery, Settled};
 use crate::engine::{Engine, Report};
@@ -43,6 +44,7 @@ enum Reply {
     Delivery(Delivery),
     Settled(Settled),
     Told(Vec<Told>),
+    Outbox(Vec<(u64, Vec<Posted>)>),
     Push(&'static str, String),
 }
 
@@ -279,6 +281,31 @@ impl HubClient {
         })
     }
 
+    /// What waits to be published, above a sequence.
+    fn outbox(&self, after: u64, max_bytes: u32, wait_ms: u32) -> PyResult<u64> {
+        self.call(|client| async move {
+            let reply = client.outbox_peek(OutboxPeekRequest { after, max_bytes, wait_ms }).await?;
+            Ok(Reply::Outbox(reply.items.into_iter().map(broker::outbox_item).collect::<Result<_, _>>()?))
+        })
+    }
+
+    /// Everything up to and with this sequence is published.
+    fn outbox_done(&self, up_to: u64) -> PyResult<u64> {
+        self.call(|client| async move {
+            client.outbox_done(OutboxDoneRequest { up_to }).await?;
+            Ok(Reply::Nothing)
+        })
+    }
+
+    /// Has the hub take over what was read from a broker.
+    fn feed(&self, topic: &str, partition: u32, base_offset: u64, messages: Vec<Bound<'_, PyBytes>>) -> PyResult<u64> {
+        let request = broker::feed(topic, partition, base_offset, &messages)?;
+        self.call(|client| async move {
+            client.feed(request).await?;
+            Ok(Reply::Nothing)
+        })
+    }
+
     fn close(&self, py: Python<'_>) {
         self.client.close();
         let taken = lock(&self.runtime).take();
@@ -363,6 +390,12 @@ fn result_object<'py>(py: Python<'py>, result: Result<Reply, CoreError>) -> PyRe
         Ok(Reply::Delivery(delivery)) => Bound::new(py, delivery)?.into_any(),
         Ok(Reply::Settled(settled)) => Bound::new(py, settled)?.into_any(),
         Ok(Reply::Told(told)) => told.into_pyobject(py)?.into_any(),
+        Ok(Reply::Outbox(items)) => {
+            let object = |(sequence, posted): &(u64, Vec<Posted>)| {
+                Ok((*sequence, posted.iter().map(|posted| posted.object(py)).collect::<PyResult<Vec<_>>>()?))
+            };
+            items.iter().map(object).collect::<PyResult<Vec<_>>>()?.into_pyobject(py)?.into_any()
+        }
         Ok(Reply::Push(kind, subject)) => (kind, subject).into_pyobject(py)?.into_any(),
     })
 }

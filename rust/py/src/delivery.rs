@@ -9,7 +9,9 @@ use fetchbox_hub::{Assignment, JobSettled, KnownUrl, PolledBatch};
 use fetchbox_model::message::DownloadTask;
 use fetchbox_model::reuse::{KEY_BYTES, Remembered};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
+use crate::broker::pack;
 use crate::completion::lock;
 
 /// What one poll brought.
@@ -30,6 +32,18 @@ type Name = [u8; KEY_BYTES];
 
 #[pymethods]
 impl Delivery {
+    /// Messages of partitions, each list with the offset of its first.
+    #[staticmethod]
+    fn of(polled: Vec<(u32, u64, Vec<Bound<'_, PyBytes>>)>) -> Self {
+        let batch = |(partition, base_offset, messages): (u32, u64, Vec<Bound<'_, PyBytes>>)| Delivered {
+            partition,
+            base_offset,
+            count: messages.len() as u32,
+            bytes: pack(&messages),
+        };
+        Self { state: Mutex::new(State { batches: polled.into_iter().map(batch).collect(), ..State::default() }) }
+    }
+
     /// Messages that were polled, or that were admitted and not submitted yet.
     fn __len__(&self) -> usize {
         let state = lock(&self.state);
@@ -98,10 +112,20 @@ pub fn assign(window: &mut Window, assignment: &Assignment) -> Leaving {
 }
 
 /// What is settled already of the jobs of a delivery, and what is remembered of its URLs.
+#[derive(Default)]
 #[pyclass(frozen, module = "fetchbox._core")]
 pub struct Settled {
     jobs: HashMap<String, JobSettled>,
     known: HashMap<Bytes, Arc<Remembered>>,
+}
+
+#[pymethods]
+impl Settled {
+    /// Of nothing anything is known: everything is worked on.
+    #[staticmethod]
+    fn unknown() -> Self {
+        Self::default()
+    }
 }
 
 impl Settled {

@@ -10,14 +10,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fetchbox_engine::report::{self, Context, Entry};
 use fetchbox_engine::window::{Malformed, Placed, Window};
 use fetchbox_engine::{AddressPolicy, EngineConfig, EngineError, FetchConfig, FinishedKind, News, Reuse, Submission};
-use fetchbox_hub::Assignment;
+use fetchbox_hub::{Assignment, Owned};
 use fetchbox_model::failure::Code;
 use fetchbox_model::reuse::Remembered;
 use prost::Message;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 use pyo3_object_store::AnyObjectStore;
 
+use crate::broker::Posted;
 use crate::carry;
 use crate::completion::{Wakeup, lock};
 use crate::curl::CurlCall;
@@ -41,6 +42,17 @@ pub struct Report {
 impl Report {
     fn __len__(&self) -> usize {
         self.entries.len() + self.commits.len()
+    }
+
+    /// Its messages by topic and partition, in the order in which they are to be published.
+    fn messages<'py>(&self, py: Python<'py>) -> PyResult<Vec<(&'static str, u32, Bound<'py, PyList>)>> {
+        let posted = |entry: &Entry| Posted::unpack(entry.topic, entry.partition, &entry.bytes).map_err(CoreError::from)?.object(py);
+        self.entries.iter().map(posted).collect()
+    }
+
+    /// Per partition of `jobs.tasks` the offset below which everything is settled or handed on.
+    fn commits(&self) -> Vec<(u32, u64)> {
+        self.commits.clone()
     }
 }
 
@@ -293,6 +305,22 @@ impl Engine {
             }
             Report { entries, commits: window.take_commits() }
         })
+    }
+
+    /// Takes an assignment over: partitions with what is committed of them. What goes is forgotten.
+    fn assign_partitions(&self, owned: Vec<(u32, u64)>) {
+        let partitions = owned.into_iter().map(|(partition, committed)| Owned { partition, committed, revoking: false }).collect();
+        self.assign(&Assignment { epoch: 0, partitions });
+    }
+
+    /// Partitions that have room, with their next offset.
+    fn positions(&self) -> Vec<(u32, u64)> {
+        lock(&self.window).positions()
+    }
+
+    /// Partitions that are assigned.
+    fn owned(&self) -> Vec<u32> {
+        lock(&self.window).owned()
     }
 
     fn unload(&self) {

@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use fetchbox_hub::{Assignment, JoinRequest, PollReply, PollRequest, Position};
+use fetchbox_hub::{Assignment, JoinRequest, Owned, PollReply, PollRequest, PolledBatch, Position};
 use fetchbox_model::batch;
 use fetchbox_model::message::JobStatus;
 use fetchbox_model::stream::Topic;
 use prost::Message;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
+use crate::broker::pack;
 use crate::completion::lock;
 use crate::error::CoreError;
 
@@ -47,6 +49,29 @@ impl Follower {
 
     fn partitions(&self) -> Vec<u32> {
         lock(&self.state).positions.keys().copied().collect()
+    }
+
+    /// Where it reads on, by partition.
+    fn positions(&self) -> Vec<(u32, u64)> {
+        lock(&self.state).positions.iter().map(|(&partition, &next)| (partition, next)).collect()
+    }
+
+    /// Takes an assignment over: partitions with what is committed of them. Those that it has already go on where they are.
+    fn assign_partitions(&self, owned: Vec<(u32, u64)>) {
+        let partitions = owned.into_iter().map(|(partition, committed)| Owned { partition, committed, revoking: false }).collect();
+        self.assign(&Assignment { epoch: 0, partitions });
+    }
+
+    /// Moves on behind messages that were read, and tells of each: partition, offset behind it, and the job that it speaks of.
+    #[pyo3(name = "take")]
+    fn take_messages(&self, polled: Vec<(u32, u64, Vec<Bound<'_, PyBytes>>)>) -> Vec<Told> {
+        let batch = |(partition, base_offset, messages): (u32, u64, Vec<Bound<'_, PyBytes>>)| PolledBatch {
+            partition,
+            base_offset,
+            count: messages.len() as u32,
+            bytes: pack(&messages),
+        };
+        self.take(PollReply { assignment: None, batches: polled.into_iter().map(batch).collect() })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The Python module `fetchbox._core`. Its manual is `python/fetchbox/_core.pyi`; each file holds one type of the boundary.
 
+mod broker;
 mod carry;
 mod client;
 mod completion;
@@ -34,6 +35,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tasks::key_template_problem, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::object_key, module)?)?;
     module.add_function(wrap_pyfunction!(tasks::failure_codes, module)?)?;
+    module.add_function(wrap_pyfunction!(broker::partition_tasks, module)?)?;
     module.add_function(wrap_pyfunction!(engine::fetch_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(engine::refused_address, module)?)?;
     module.add_function(wrap_pyfunction!(outcome::outcome_from_json, module)?)?;

@@ -152,6 +152,12 @@ pub struct Facts {
     pub deadline_ms: Option<u64>,
 }
 
+/// The partition of a task that comes alone, as [`compile`] would choose it.
+pub fn partition_of_task(job_id: &str, url: &str, partitions: u32, by: PartitionBy) -> u32 {
+    let parsed = if by == PartitionBy::Host { url::Url::parse(url).ok() } else { None };
+    partition_of(parsed.as_ref().and_then(url::Url::host_str).unwrap_or(job_id), partitions)
+}
+
 /// The partition of a key: the first eight bytes of its SHA-256, big-endian, modulo the partitions. The same for ever and in every process.
 pub fn partition_of(key: &str, partitions: u32) -> u32 {
     let digest = Sha256::digest(key.as_bytes());

@@ -1,0 +1,216 @@
+"""A worker's way to its tasks when the streams are on an Iggy server: that has the tasks and takes the outcomes, the hub has the ledger.
+
+It has the methods of `HubConnection` that workers use. The hub is asked what is settled already; while it is away the worker goes on
+without, and the projection counts nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from fetchbox._core import Delivery, Engine, Follower, Report, Settled
+from fetchbox.broker.hub import HubConnection
+from fetchbox.broker.iggy import IggyLink, Polled, endpoint
+from fetchbox.broker.topics import EVENTS, FINISH, TASKS, WORKERS
+from fetchbox.config import Config
+from fetchbox.errors import BrokerUnavailable, HubUnavailable
+
+log = structlog.get_logger("fetchbox.worker")
+
+POLL_MESSAGES = 1000
+"""Most messages of one poll of a partition."""
+REFRESH_SECONDS = 1.0
+"""How often the server is asked which partitions are whose."""
+IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1)
+"""Waits between looks at partitions that do not grow."""
+SETTLED_TIMEOUT = 2.0
+"""Seconds that the hub may take to say what is settled, before the worker goes on without."""
+
+
+class IggyConnection:
+    """Tasks, outcomes and events over Iggy, everything else over the hub. Make it inside a running loop and close it there.
+
+    Methods raise BrokerUnavailable when the server is away, and those that ask the hub HubUnavailable and Refused.
+    """
+
+    def __init__(self, config: Config, hub: HubConnection) -> None:
+        to = endpoint(config)
+        self._hub = hub
+        self._link = IggyLink(to)
+        self._events = IggyLink(to)
+        self._tasks = Membership(self._link, TASKS, WORKERS)
+        self._finish = Membership(self._events, EVENTS, FINISH)
+        self._on_connected: list[Callable[[bool], None]] = []
+        self._up: bool | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last call to the server went well."""
+        return self._link.trouble is None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why not."""
+        return self._link.trouble
+
+    def on_connected(self, callback: Callable[[bool], None]) -> None:
+        """Calls back with True when the server answers and with False when it does not any more."""
+        self._on_connected.append(callback)
+
+    def _tell(self) -> None:
+        if self.connected is not self._up:
+            self._up = self.connected
+            for callback in self._on_connected:
+                callback(self._up)
+
+    async def query(self, name: str, params: dict[str, Any]) -> bytes:
+        """A question to the ledger."""
+        return await self._hub.query(name, params)
+
+    async def join(self, engine: Engine, member: str) -> None:
+        """Enters the workers' group."""
+        try:
+            await self._tasks.enter()
+            engine.assign_partitions(await self._tasks.partitions(engine.owned()))
+        finally:
+            self._tell()
+
+    async def leave(self) -> None:
+        """Leaves the group, so that its partitions move at once."""
+        with contextlib.suppress(BrokerUnavailable):
+            await self._link.leave(TASKS, WORKERS)
+
+    async def release_partitions(self, engine: Engine) -> None:
+        """Nothing is asked back here: the server moves partitions at once."""
+
+    async def poll(self, engine: Engine, max_messages: int, wait_ms: int) -> Delivery:
+        """The next tasks of the partitions that have room; empty when `wait_ms` pass without any."""
+        try:
+            return Delivery.of([(p.partition, p.base_offset, p.messages) for p in await self._poll(engine, max_messages, wait_ms / 1000)])
+        finally:
+            self._tell()
+
+    async def _poll(self, engine: Engine, most: int, wait: float) -> list[Polled]:
+        until = time.monotonic() + wait
+        quiet = 0
+        while True:
+            if self._tasks.is_stale():
+                owned = await self._tasks.partitions(engine.owned())
+                if self._tasks.mine != engine.owned():
+                    engine.assign_partitions(owned)
+            positions = engine.positions()
+            found = await self._tasks.read(positions, most, POLL_MESSAGES)
+            if found or time.monotonic() >= until:
+                return found
+            await asyncio.sleep(IDLE_SECONDS[min(quiet, len(IDLE_SECONDS) - 1)])
+            quiet += 1
+
+    async def settled(self, delivery: Delivery) -> Settled:
+        """What is settled already of the delivery's jobs, if the hub says so in time."""
+        if not self._hub.connected:
+            return Settled.unknown()
+        try:
+            async with asyncio.timeout(SETTLED_TIMEOUT):
+                return await self._hub.settled(delivery)
+        except (HubUnavailable, TimeoutError) as error:
+            log.info("the hub did not say what is settled, going on without", error=str(error))
+            return Settled.unknown()
+
+    async def append(self, report: Report) -> None:
+        """Publishes a report, logs and dead letters before the status, and then commits its offsets. Persisted when it returns.
+
+        Half of it may have been published when it fails: it is published again then, and counted once.
+        """
+        try:
+            for topic, partition, messages in report.messages():
+                await self._link.publish(topic, partition, messages)
+            mine = set(self._tasks.mine)
+            for partition, offset in report.commits():
+                # Who has got a partition meanwhile commits for itself.
+                if partition in mine:
+                    await self._link.commit(TASKS, WORKERS, partition, offset)
+        finally:
+            self._tell()
+
+    async def follow(self, follower: Follower) -> None:
+        """Enters the follower's group."""
+        await self._finish.enter()
+        follower.assign_partitions(await self._finish.partitions(follower.partitions()))
+
+    async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str]]:
+        """What comes next: partition, offset behind the message and the job it speaks of."""
+        until = time.monotonic() + wait_ms / 1000
+        while True:
+            if self._finish.is_stale():
+                follower.assign_partitions(await self._finish.partitions(follower.partitions()))
+            found = await self._finish.read(follower.positions(), max_messages, max_messages)
+            if found or time.monotonic() >= until:
+                return follower.take([(p.partition, p.base_offset, p.messages) for p in found])
+            await asyncio.sleep(IDLE_SECONDS[-1])
+
+    async def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> None:
+        """The follower's group is done with everything below these offsets."""
+        for partition, offset in offsets:
+            await self._events.commit(EVENTS, FINISH, partition, offset)
+
+    async def close(self) -> None:
+        """Closes both connections to the server; the hub's is its owner's."""
+        await self._link.close()
+        await self._events.close()
+
+
+class Membership:
+    """A place in a group, and the partitions that come with it."""
+
+    def __init__(self, link: IggyLink, topic: str, group: str) -> None:
+        self._link = link
+        self._topic = topic
+        self._group = group
+        self._generation = -1
+        self._refreshed = 0.0
+        self.mine: list[int] = []
+        self._turn = 0
+
+    def is_stale(self) -> bool:
+        """Whether it is time to ask which partitions are ours."""
+        return time.monotonic() - self._refreshed >= REFRESH_SECONDS or self._generation != self._link.generation
+
+    async def enter(self) -> None:
+        """Joins the group."""
+        await self._link.join(self._topic, self._group)
+        self._generation = self._link.generation
+
+    async def partitions(self, known: list[int]) -> list[tuple[int, int]]:
+        """Our partitions, with what is committed of those that are not known."""
+        if self._generation != self._link.generation:
+            await self.enter()
+        self.mine = await self._link.assigned(self._topic, self._group)
+        self._refreshed = time.monotonic()
+        owned = []
+        for partition in self.mine:
+            committed = 0 if partition in known else await self._link.committed(self._topic, self._group, partition)
+            owned.append((partition, committed))
+        return owned
+
+    async def read(self, positions: list[tuple[int, int]], most: int, each: int) -> list[Polled]:
+        """Messages at these positions, those of other partitions first than last time."""
+        if not positions:
+            return []
+        ends = await self._link.ends(self._topic)
+        news = [(partition, offset) for partition, offset in positions if partition < len(ends) and ends[partition] > offset]
+        found: list[Polled] = []
+        self._turn += 1
+        for at in range(len(news)):
+            partition, offset = news[(at + self._turn) % len(news)]
+            runs = await self._link.poll(self._topic, partition, offset, min(each, most), self._group)
+            found.extend(runs)
+            most -= sum(len(run.messages) for run in runs)
+            if most <= 0:
+                break
+        return found

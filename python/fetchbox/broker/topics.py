@@ -1,0 +1,42 @@
+"""The topics of stream `fetchbox`, as they are made on a broker of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fetchbox.config import Config
+
+STREAM = "fetchbox"
+TASKS, RETRY, STATUS, LOGS, DLQ, EVENTS = "jobs.tasks", "jobs.retry", "jobs.status", "jobs.logs", "jobs.dlq", "jobs.events"
+WORKERS = "workers"
+"""The consumer group of those who download."""
+FINISH = "finish"
+"""The consumer group of those who finish settled jobs."""
+RETRY_SECONDS = (15, 60, 300, 900, 3600)
+"""The delay of each partition of jobs.retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """What a topic should be."""
+
+    name: str
+    partitions: int
+    ttl: float
+    """Seconds that messages are kept."""
+    max_bytes: int | None
+    """Size of the whole topic, or None for no limit."""
+    groups: tuple[str, ...] = ()
+
+
+def plan(config: Config) -> tuple[TopicPlan, ...]:
+    """The topics that this configuration wants."""
+    keep, most = config.retention, config.retention.stream_max_bytes
+    return (
+        TopicPlan(TASKS, config.tasks.partitions, keep.tasks_ttl, most, (WORKERS,)),
+        TopicPlan(RETRY, len(RETRY_SECONDS), keep.tasks_ttl, most),
+        TopicPlan(STATUS, 4, keep.status_ttl, most),
+        TopicPlan(LOGS, 4, keep.logs_ttl, most),
+        TopicPlan(DLQ, 2, keep.dlq_ttl, most),
+        TopicPlan(EVENTS, 2, keep.status_ttl, most, (FINISH,)),
+    )

@@ -1,0 +1,181 @@
+"""A real Iggy server for the tests, and a pass in front of it that a test may cut. Where `iggy-server` is not found the tests are skipped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fetchbox.broker import topics
+from fetchbox.config import load
+from fetchbox.testing import free_port
+
+SERVER = shutil.which("iggy-server")
+SKIPPED = "iggy-server is not on the PATH: nothing of Iggy was tested"
+needs_iggy = pytest.mark.skipif(SERVER is None, reason=SKIPPED)
+
+USER, PASSWORD = "iggy", "secret"
+START_LIMIT = 60.0
+
+
+class IggyServer:
+    """A server on loopback with a directory of its own; it can be killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port, self.http_port = free_port(), free_port()
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=10)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """What goes into `broker.url`."""
+        return f"iggy://{USER}:{PASSWORD}@127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
+        assert SERVER is not None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        environ = {
+            **os.environ,
+            "IGGY_ROOT_USERNAME": USER,
+            "IGGY_ROOT_PASSWORD": PASSWORD,
+            "IGGY_SYSTEM_PATH": str(self.directory / "data"),
+            "IGGY_SYSTEM_SHARDING_CPU_ALLOCATION": "1",
+            "IGGY_SYSTEM_SHARDING_PIN_CORES": "false",
+            "IGGY_TCP_ADDRESS": f"127.0.0.1:{self.port}",
+            "IGGY_HTTP_ENABLED": "true",
+            "IGGY_HTTP_ADDRESS": f"127.0.0.1:{self.http_port}",
+            "IGGY_QUIC_ENABLED": "false",
+            "IGGY_WEBSOCKET_ENABLED": "false",
+        }
+        log = (self.directory / "server.log").open("ab")
+        with log:
+            self._process = subprocess.Popen([SERVER], cwd=self.directory, env=environ, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_LIMIT
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise AssertionError(f"iggy-server ended: {(self.directory / 'server.log').read_text()[-2000:]}")
+            try:
+                if self.http.get("/ping").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError("iggy-server does not answer")
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """Ends the server, by default without giving it a chance to write anything."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(30)
+            self._process = None
+
+    def headers(self) -> dict[str, str]:
+        """Of a user that is logged in, for the server's HTTP side."""
+        answer = self.http.post("/users/login", json={"username": USER, "password": PASSWORD})
+        answer.raise_for_status()
+        return {"Authorization": f"Bearer {answer.json()['access_token']['token']}"}
+
+    def provision(self, partitions: int = 4) -> None:
+        """Makes stream and topics through the server's HTTP side: servers of an older build do not take what the client's command sends."""
+        headers = self.headers()
+        self.http.post("/streams", json={"name": topics.STREAM}, headers=headers).raise_for_status()
+        config = load(env={}, overrides={"tasks": {"partitions": partitions}})
+        for plan in topics.plan(config):
+            body: dict[str, Any] = {
+                "name": plan.name,
+                "partitions_count": plan.partitions,
+                "options": {"enforce_fsync": "true"},
+            }
+            answer = self.http.post(f"/streams/{topics.STREAM}/topics", json=body, headers=headers)
+            assert answer.status_code < 300, answer.text
+
+    def topic(self, name: str) -> dict[str, Any]:
+        """What the server says of a topic."""
+        answer = self.http.get(f"/streams/{topics.STREAM}/topics/{name}", headers=self.headers())
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+@contextmanager
+def iggy_server(directory: Path, *, partitions: int | None = 4) -> Iterator[IggyServer]:
+    """A server with stream and topics, ended afterwards."""
+    server = IggyServer(directory)
+    server.start()
+    try:
+        if partitions is not None:
+            server.provision(partitions)
+        yield server
+    finally:
+        server.kill()
+        server.http.close()
+
+
+class Pass:
+    """A way to the server that can be cut: connections stay open and nothing goes through, or they are closed and nobody is let in."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.port = free_port()
+        self._loop = asyncio.new_event_loop()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="iggy-pass", daemon=True)
+        self._thread.start()
+        assert self._started.wait(10)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
+        self._started.set()
+        self._loop.run_forever()
+        server.close()
+        for task in self._tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+        self._loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        for source, sink in ((reader, far_writer), (far_reader, writer)):
+            task = asyncio.create_task(self._carry(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(1 << 16):
+                await self._open.wait()
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()
+
+    def cut(self) -> None:
+        """From now on nothing goes through."""
+        self._loop.call_soon_threadsafe(self._open.clear)
+
+    def mend(self) -> None:
+        """It goes on, with what waited."""
+        self._loop.call_soon_threadsafe(self._open.set)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
