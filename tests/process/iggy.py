@@ -1,4 +1,4 @@
-"""A real Iggy server for the tests, and a pass in front of it that a test may cut. Where `iggy-server` is not found the tests are skipped."""
+"""A real Iggy server for the tests, and a pass in front of it that can be cut. Without `iggy-server` on the PATH the tests are skipped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from fetchbox.broker import topics
 from fetchbox.config import load
 from fetchbox.testing import free_port
+from tests.process.waiting import wait_for
 
 SERVER = shutil.which("iggy-server")
 SKIPPED = "iggy-server is not on the PATH: nothing of Iggy was tested"
@@ -63,16 +63,15 @@ class IggyServer:
         log = (self.directory / "server.log").open("ab")
         with log:
             self._process = subprocess.Popen([SERVER], cwd=self.directory, env=environ, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_LIMIT
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise AssertionError(f"iggy-server ended: {(self.directory / 'server.log').read_text()[-2000:]}")
-            try:
-                if self.http.get("/ping").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError("iggy-server does not answer")
+        wait_for("iggy-server to answer", self._answers, START_LIMIT, every=0.05)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"iggy-server ended: {(self.directory / 'server.log').read_text()[-2000:]}"
+        try:
+            return self.http.get("/ping").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         """Ends the server, by default without giving it a chance to write anything."""
@@ -96,7 +95,10 @@ class IggyServer:
             body: dict[str, Any] = {
                 "name": plan.name,
                 "partitions_count": plan.partitions,
-                "options": {"enforce_fsync": "true"},
+                "compression_algorithm": "none",
+                "message_expiry": int(plan.ttl * 1_000_000),
+                "max_topic_size": plan.max_bytes or 0,
+                "options": {"enforce_fsync": "true", "segment_size": str(256 << 20)},
             }
             answer = self.http.post(f"/streams/{topics.STREAM}/topics", json=body, headers=headers)
             assert answer.status_code < 300, answer.text

@@ -29,9 +29,11 @@ CONNECT_TIMEOUT = 5.0
 DEFAULT_PORT = 8090
 SEND_BYTES = 4 << 20
 """Most bytes of one send; a larger list of messages goes in several."""
-GET_ME, GET_CONSUMER_OFFSET = 20, 120
+GET_CONSUMER_OFFSET, SYNC_CONSUMER_GROUP = 120, 606
 """Commands that the client has no method for."""
 GROUP_KIND, NAME_KIND = 2, 2
+NOT_OWNED = "does not own partition"
+"""What the server says of a partition that has moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,8 @@ class IggyLink:
         self._connecting = asyncio.Lock()
         self._consumers: dict[tuple[str, str], IggyConsumer] = {}
         self._generation = 0
-        self.trouble: str | None = "not connected yet"
-        """Why the last call failed; None while all is well."""
+        self.trouble: str | None = None
+        """Why the last call failed; None while all is well, and before the first."""
 
     @property
     def generation(self) -> int:
@@ -215,14 +217,26 @@ class IggyLink:
         if self._consumers.pop((topic, group), None) is not None:
             await self.call(lambda client: client.leave_consumer_group(STREAM, topic, group))
 
-    async def commit(self, topic: str, group: str, partition: int, offset: int) -> None:
-        """The group is done with everything below `offset`."""
+    async def commit(self, topic: str, group: str, partition: int, offset: int) -> bool:
+        """The group is done with everything below `offset`. False when the partition is another member's by now."""
         consumer = self._consumers.get((topic, group))
         if consumer is None:
             raise BrokerUnavailable(f"not a member of {group} at the moment")
-        if offset > 0:
+        if offset <= 0:
+            return True
+        try:
             # The server keeps the last offset that was consumed.
-            await self._guard(consumer.store_offset(offset - 1, partition))
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await consumer.store_offset(offset - 1, partition)
+        except TimeoutError as error:
+            self._drop(f"{self._to.address} did not answer within {CALL_TIMEOUT:g} s")
+            raise BrokerUnavailable(str(self.trouble)) from error
+        except RuntimeError as error:
+            if NOT_OWNED in str(error):
+                return False
+            self._drop(f"{self._to.address}: {error}")
+            raise BrokerUnavailable(str(self.trouble)) from error
+        return True
 
     async def committed(self, topic: str, group: str, partition: int) -> int:
         """The offset below which the group is done with a partition."""
@@ -231,19 +245,13 @@ class IggyLink:
         # The partition, its last offset, and the last one that was consumed; nothing when none was.
         return int(struct.unpack_from("<IQQ", raw)[2]) + 1 if len(raw) >= 20 else 0
 
-    async def me(self) -> int:
-        """This connection's number among the members of groups."""
-        raw = await self.call(lambda client: client.send_binary_request(GET_ME, b""))
-        return int(struct.unpack_from("<I", raw)[0])
-
     async def assigned(self, topic: str, group: str) -> list[int]:
-        """The partitions that are this member's at the moment."""
-        me = await self.me()
-        details = await self.call(lambda client: client.get_consumer_group(STREAM, topic, group))
-        for member in details.members if details is not None else ():
-            if member.id == me:
-                return sorted(member.partitions)
-        return []
+        """The partitions that this member may poll at the moment."""
+        request = _name(STREAM) + _name(topic) + _name(group)
+        raw = await self.call(lambda client: client.send_binary_request(SYNC_CONSUMER_GROUP, request))
+        # The assignment's generation, how many partitions, and which.
+        (count,) = struct.unpack_from("<I", raw, 8)
+        return sorted(struct.unpack_from(f"<{count}I", raw, 12))
 
     async def close(self) -> None:
         """Leaves what it has joined and forgets the connection."""

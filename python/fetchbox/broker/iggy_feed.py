@@ -75,6 +75,8 @@ class IggyFeed:
         while True:
             items = await self._hub.outbox(0, OUTBOX_BYTES, OUTBOX_WAIT_MS)
             if not items:
+                # So that an absence is noticed before there is something to say.
+                await self._out.call(lambda client: client.ping())
                 continue
             batches: dict[tuple[str, int], list[bytes]] = {}
             for _, posted in items:

@@ -27,6 +27,8 @@ POLL_MESSAGES = 1000
 """Most messages of one poll of a partition."""
 REFRESH_SECONDS = 1.0
 """How often the server is asked which partitions are whose."""
+LEAVE_SECONDS = 30.0
+"""How long a partition that is asked back may take; the server moves it then by itself."""
 IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Waits between looks at partitions that do not grow."""
 SETTLED_TIMEOUT = 2.0
@@ -76,8 +78,7 @@ class IggyConnection:
     async def join(self, engine: Engine, member: str) -> None:
         """Enters the workers' group."""
         try:
-            await self._tasks.enter()
-            engine.assign_partitions(await self._tasks.partitions(engine.owned()))
+            await self._tasks.refresh(engine.owned(), engine.assign_partitions, now=True)
         finally:
             self._tell()
 
@@ -100,10 +101,7 @@ class IggyConnection:
         until = time.monotonic() + wait
         quiet = 0
         while True:
-            if self._tasks.is_stale():
-                owned = await self._tasks.partitions(engine.owned())
-                if self._tasks.mine != engine.owned():
-                    engine.assign_partitions(owned)
+            await self._tasks.refresh(engine.owned(), engine.assign_partitions)
             positions = engine.positions()
             found = await self._tasks.read(positions, most, POLL_MESSAGES)
             if found or time.monotonic() >= until:
@@ -130,25 +128,19 @@ class IggyConnection:
         try:
             for topic, partition, messages in report.messages():
                 await self._link.publish(topic, partition, messages)
-            mine = set(self._tasks.mine)
-            for partition, offset in report.commits():
-                # Who has got a partition meanwhile commits for itself.
-                if partition in mine:
-                    await self._link.commit(TASKS, WORKERS, partition, offset)
+            await self._tasks.commit(report.commits())
         finally:
             self._tell()
 
     async def follow(self, follower: Follower) -> None:
         """Enters the follower's group."""
-        await self._finish.enter()
-        follower.assign_partitions(await self._finish.partitions(follower.partitions()))
+        await self._finish.refresh(follower.partitions(), follower.assign_partitions, now=True)
 
     async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str]]:
         """What comes next: partition, offset behind the message and the job it speaks of."""
         until = time.monotonic() + wait_ms / 1000
         while True:
-            if self._finish.is_stale():
-                follower.assign_partitions(await self._finish.partitions(follower.partitions()))
+            await self._finish.refresh(follower.partitions(), follower.assign_partitions)
             found = await self._finish.read(follower.positions(), max_messages, max_messages)
             if found or time.monotonic() >= until:
                 return follower.take([(p.partition, p.base_offset, p.messages) for p in found])
@@ -156,8 +148,7 @@ class IggyConnection:
 
     async def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> None:
         """The follower's group is done with everything below these offsets."""
-        for partition, offset in offsets:
-            await self._events.commit(EVENTS, FINISH, partition, offset)
+        await self._finish.commit(offsets)
 
     async def close(self) -> None:
         """Closes both connections to the server; the hub's is its owner's."""
@@ -166,7 +157,11 @@ class IggyConnection:
 
 
 class Membership:
-    """A place in a group, and the partitions that come with it."""
+    """A place in a group, and the partitions that come with it.
+
+    A partition that is asked back is polled no more, and kept until what was polled of it is done and committed, or the server has moved
+    it.
+    """
 
     def __init__(self, link: IggyLink, topic: str, group: str) -> None:
         self._link = link
@@ -174,32 +169,52 @@ class Membership:
         self._group = group
         self._generation = -1
         self._refreshed = 0.0
-        self.mine: list[int] = []
         self._turn = 0
+        self.mine: list[int] = []
+        """Those that are polled."""
+        self._leaving: dict[int, float] = {}
 
-    def is_stale(self) -> bool:
-        """Whether it is time to ask which partitions are ours."""
-        return time.monotonic() - self._refreshed >= REFRESH_SECONDS or self._generation != self._link.generation
-
-    async def enter(self) -> None:
-        """Joins the group."""
+    async def refresh(self, held: list[int], assign: Callable[[list[tuple[int, int]]], None], *, now: bool = False) -> None:
+        """Asks the server which partitions are ours, once in a while, and tells who holds them when that has changed."""
+        fresh = self._generation != self._link.generation
+        if not (now or fresh or time.monotonic() - self._refreshed >= REFRESH_SECONDS):
+            return
         await self._link.join(self._topic, self._group)
-        self._generation = self._link.generation
+        mine = await self._link.assigned(self._topic, self._group)
+        self._generation, self._refreshed = self._link.generation, time.monotonic()
+        back = [partition for partition in mine if partition in self._leaving]
+        for partition in set(self.mine) - set(mine):
+            self._leaving[partition] = self._refreshed + LEAVE_SECONDS
+        self._leaving = {
+            partition: until for partition, until in self._leaving.items() if until > self._refreshed and partition not in mine
+        }
+        wanted = sorted({*mine, *self._leaving})
+        self.mine = mine
+        if not fresh and not back and wanted == held:
+            return
+        if back:
+            # Somebody else went on with them meanwhile.
+            assign([(partition, 0) for partition in held if partition not in back])
+        known = set(held) - set(back)
+        committed = {p: 0 if p in known else await self._link.committed(self._topic, self._group, p) for p in wanted}
+        assign(list(committed.items()))
 
-    async def partitions(self, known: list[int]) -> list[tuple[int, int]]:
-        """Our partitions, with what is committed of those that are not known."""
-        if self._generation != self._link.generation:
-            await self.enter()
-        self.mine = await self._link.assigned(self._topic, self._group)
-        self._refreshed = time.monotonic()
-        owned = []
-        for partition in self.mine:
-            committed = 0 if partition in known else await self._link.committed(self._topic, self._group, partition)
-            owned.append((partition, committed))
-        return owned
+    def gone(self, partition: int) -> None:
+        """The server says that it is another member's."""
+        self._leaving.pop(partition, None)
+        if partition in self.mine:
+            self.mine.remove(partition)
+        self._refreshed = 0.0
+
+    async def commit(self, offsets: list[tuple[int, int]]) -> None:
+        """Commits offsets of partitions, as far as they are ours."""
+        for partition, offset in offsets:
+            if not await self._link.commit(self._topic, self._group, partition, offset):
+                self.gone(partition)
 
     async def read(self, positions: list[tuple[int, int]], most: int, each: int) -> list[Polled]:
         """Messages at these positions, those of other partitions first than last time."""
+        positions = [(partition, offset) for partition, offset in positions if partition in self.mine]
         if not positions:
             return []
         ends = await self._link.ends(self._topic)

@@ -121,6 +121,8 @@ class Ledger(Section):
 
     sweep_after: DurationOrZero = 900.0
     """A job that nothing has changed for so long is examined for tasks that were lost; 0 for never."""
+    direct_idle: DurationOrZero = 300.0
+    """A job whose tasks a producer published itself, without saying how many, has ended when nothing came for so long; 0 for never."""
     collect_every: DurationOrZero = 60.0
     """How often objects that nobody owns are removed; 0 for only by `fetchbox ledger collect`."""
     collect_after: Duration = 900.0

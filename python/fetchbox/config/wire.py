@@ -132,6 +132,7 @@ def _keeping(config: Config) -> dict[str, Any]:
     templates = {name: kind.storage.key_template for name, kind in config.job_types.items() if kind.storage.key_template is not None}
     return {
         "sweep_after": config.ledger.sweep_after,
+        "direct_idle": config.ledger.direct_idle,
         "collect_every": config.ledger.collect_every,
         "collect_after": config.ledger.collect_after,
         "uploads_after": config.ledger.abort_uploads_after,

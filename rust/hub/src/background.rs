@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::core::Core;
+use crate::direct::Closer;
 use crate::error::HubError;
 use crate::keep;
 use crate::manifests;
@@ -81,6 +82,7 @@ pub fn tasks() -> [(&'static str, Work); 3] {
 fn upkeep(core: &Arc<Core>) {
     let mut mover = Mover::default();
     let mut retainer = Retainer::default();
+    let mut closer = Closer::default();
     loop {
         check_space(core);
         let now = core.clock.elapsed();
@@ -92,6 +94,7 @@ fn upkeep(core: &Arc<Core>) {
         // A failed step is tried again at the next tick; what is fatal the writer has noticed itself.
         let _ = mover.step(core);
         let _ = retainer.step(core);
+        let _ = closer.step(core);
         if let Err(error) = core.db.bound_journal() {
             core.die(error.0);
         }

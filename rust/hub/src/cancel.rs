@@ -66,7 +66,7 @@ impl Writer {
             Some(job) if request.tenant.as_ref().is_none_or(|tenant| *tenant == job.record.facts.tenant) => job.record.clone(),
             _ => return Err(HubError::not_found("the job")),
         };
-        if record.counts.pending() == 0 {
+        if record.is_over() {
             return Ok(());
         }
         core.check_space()?;
@@ -92,7 +92,11 @@ impl Writer {
         let status = job.record.status(now_ms);
         self.totals = totals;
         self.publish_status(Topic::Status, &status);
-        self.settle(&id);
+        if record.counted_by_id {
+            self.close_direct(&id)?;
+        } else {
+            self.settle(&id);
+        }
         self.stage.cancelled.push(record.facts.job_id);
         Ok(())
     }

@@ -80,6 +80,8 @@ impl Retention {
 pub struct Keeping {
     /// A job that nothing has changed for so long is examined for lost tasks, s.
     pub sweep_after: f64,
+    /// A job of a direct producer that does not say how large it is has ended when nothing came for so long, s.
+    pub direct_idle: f64,
     /// How often objects that nobody owns are removed, s.
     pub collect_every: f64,
     /// How long after it settled a job is looked at for such objects, and after its beginning a post that was never accepted, s.
@@ -98,6 +100,7 @@ impl Default for Keeping {
     fn default() -> Self {
         Self {
             sweep_after: 900.0,
+            direct_idle: 300.0,
             collect_every: 60.0,
             collect_after: 900.0,
             uploads_after: 86_400.0,

@@ -146,6 +146,15 @@ pub struct JobRecord {
     /// The first outcome of a job of one resource, unless it failed: a pack of its own would cost more than the rest of the job.
     #[prost(bytes = "bytes", tag = "16")]
     pub outcome: Bytes,
+    /// Its tasks were published by their producer; see `direct`.
+    #[prost(bool, tag = "17")]
+    pub direct: bool,
+    /// They do not say how many they are.
+    #[prost(bool, tag = "18")]
+    pub counted_by_id: bool,
+    /// Their producer has said that there are no more.
+    #[prost(bool, tag = "19")]
+    pub closed: bool,
 }
 
 /// What an outcome does to a job.
@@ -162,8 +171,16 @@ pub enum Verdict {
 }
 
 impl JobRecord {
+    /// Whether nothing will change by itself any more. One that is counted by ids is over when it was said, or was silent for long.
+    pub fn is_over(&self) -> bool {
+        self.counts.pending() == 0 && (!self.counted_by_id || self.finished_ms != 0)
+    }
+
     /// The state that the counts mean.
     pub fn state(&self) -> JobState {
+        if self.counted_by_id && self.finished_ms == 0 {
+            return JobState::InProgress;
+        }
         let Counts { total, stored, reused, filtered, failed, cancelled, .. } = self.counts;
         let [total, stored, reused, filtered, failed, cancelled] =
             [total, stored, reused, filtered, failed, cancelled].map(|count| u32::try_from(count).unwrap_or(u32::MAX));

@@ -98,6 +98,40 @@ pub fn intent(id: &JobId) -> Bytes {
     key.freeze()
 }
 
+/// The index of a resource of a job whose tasks say only its id. Hashed, because producers choose it.
+pub fn direct_resource(id: &JobId, resource_id: &str) -> Bytes {
+    let mut key = BytesMut::with_capacity(33);
+    key.put_u8(b'd');
+    key.put_slice(id);
+    key.put_slice(&Sha256::digest(resource_id.as_bytes())[..16]);
+    key.freeze()
+}
+
+/// All of a job, end exclusive.
+pub fn direct_resources(id: &JobId) -> (Vec<u8>, Vec<u8>) {
+    let from = [&[b'd'][..], id].concat();
+    let to = [&from[..], &[0xff; 17]].concat();
+    (from, to)
+}
+
+/// A job that is open: nobody has said how many resources it has.
+pub fn open(id: &JobId) -> Bytes {
+    let mut key = BytesMut::with_capacity(17);
+    key.put_u8(b'o');
+    key.put_slice(id);
+    key.freeze()
+}
+
+/// All of them, end exclusive.
+pub fn all_open() -> (Vec<u8>, Vec<u8>) {
+    (vec![b'o'], vec![b'o' + 1])
+}
+
+/// The job of an [`open`] key.
+pub fn parse_open(key: &[u8]) -> Option<JobId> {
+    key.strip_prefix(b"o")?.try_into().ok()
+}
+
 /// One order of jobs by time of creation; [`crate::listing`] says how it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listing {

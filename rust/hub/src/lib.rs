@@ -15,6 +15,7 @@ mod config;
 mod connect;
 mod core;
 mod db;
+mod direct;
 mod dlq;
 mod dlq_filter;
 mod error;

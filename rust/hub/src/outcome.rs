@@ -20,8 +20,16 @@ const WORTH_PACKING: usize = 4 << 10;
 pub struct StatusPart {
     #[prost(string, tag = "1")]
     pub job_id: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub job_type: Bytes,
     #[prost(int32, tag = "3")]
     pub state: i32,
+    #[prost(uint32, tag = "4")]
+    pub resources_total: u32,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub manifest_key: Bytes,
+    #[prost(bytes = "bytes", tag = "8")]
+    pub tenant: Bytes,
     #[prost(bytes = "bytes", repeated, tag = "19")]
     pub outcomes: Vec<Bytes>,
 }

@@ -78,7 +78,7 @@ impl Writer {
     }
 
     /// Applies the outcomes of one job.
-    pub(crate) fn project(&mut self, status: StatusPart) -> Result<(), HubError> {
+    pub(crate) fn project(&mut self, mut status: StatusPart) -> Result<(), HubError> {
         fail_point!("hub::projection::before");
         let metrics = std::sync::Arc::clone(&self.core);
         let metrics = &metrics.metrics;
@@ -87,11 +87,22 @@ impl Writer {
             metrics.unknown.add(status.outcomes.len() as u64);
             return Ok(());
         };
-        let mut totals = self.totals;
-        let Some(job) = self.job(&id)? else {
+        let known = match self.job(&id)?.map(|job| (job.record.direct, job.record.counted_by_id, !job.record.facts.manifest_key.is_empty()))
+        {
+            // A task that its producer published may not speak for a job that was posted.
+            Some((direct, _, posted)) => !posted || direct || !status.manifest_key.is_empty() || status.outcomes.is_empty(),
+            None => self.adopt(&id, &status),
+        };
+        if !known {
             metrics.unknown.add(status.outcomes.len() as u64);
             return Ok(());
-        };
+        }
+        if self.job(&id)?.is_some_and(|job| job.record.counted_by_id) {
+            status.outcomes = self.index_by_id(&id, status.outcomes)?;
+        }
+        let closed = self.closes(&id, status.state)?;
+        let mut totals = self.totals;
+        let Some(job) = self.job(&id)? else { return Ok(()) };
         if !job.record.started && status.state == JobState::InProgress as i32 {
             job.record.started = true;
             job.changed = true;
@@ -140,7 +151,8 @@ impl Writer {
                 Verdict::Unknown => metrics.unknown.add(1),
             }
         }
-        let finished = job.changed && job.record.counts.pending() == 0 && job.record.finished_ms == 0;
+        let open = job.record.counted_by_id && !closed;
+        let finished = job.changed && job.record.counts.pending() == 0 && job.record.finished_ms == 0 && !open;
         self.totals = totals;
         self.stage.dead(&id, dead);
         for raw in reusable {
@@ -149,7 +161,9 @@ impl Writer {
         for (part, raw) in again {
             self.describe_again(&id, part, raw)?;
         }
-        if finished {
+        if closed {
+            self.end_direct(&id)?;
+        } else if finished {
             self.settle(&id);
         } else if late {
             self.collect_soon(&id)?;

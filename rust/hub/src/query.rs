@@ -104,10 +104,10 @@ pub fn job_json(job: &JobRecord) -> Value {
         "resource_cancelled": counts.cancelled,
         "resource_pending": counts.pending(),
         "bytes_stored": counts.bytes_stored,
-        "manifest_key": facts.manifest_key,
+        "manifest_key": if job.direct { Value::Null } else { facts.manifest_key.clone().into() },
         "log_cursor": {"stream": Topic::Logs.name(), "partition": job.log_partition, "offset": job.log_offset},
         "last_error": last_error,
-        "origin": "api",
+        "origin": if job.direct { "direct" } else { "api" },
         "crawl_id": text(&facts.crawl_id),
         "priority": text(&facts.priority),
         "trace_id": text(&facts.trace_id),
@@ -134,7 +134,7 @@ fn finished(core: &Core, asked: &Finished) -> Result<Value, HubError> {
             Err(error) => return Err(error),
         };
         // One that was replayed meanwhile is told of when it is settled again.
-        if job.counts.pending() == 0 && (!job.facts.callback_url.is_empty() || asked.job_types.contains(&job.facts.job_type)) {
+        if job.is_over() && (!job.facts.callback_url.is_empty() || asked.job_types.contains(&job.facts.job_type)) {
             jobs.push(json!({"callback_url": text(&job.facts.callback_url), "job": job_json(&job)}));
         }
     }

@@ -41,7 +41,7 @@ fn stored(index: u32) -> ResourceOutcome {
 }
 
 fn report(bed: &Bed, job: &str, outcomes: Vec<ResourceOutcome>) {
-    let status = JobStatus { job_id: job.into(), outcomes, ..Default::default() };
+    let status = JobStatus { job_id: job.into(), manifest_key: "file:///manifest".into(), outcomes, ..Default::default() };
     bed.append("", vec![Entry::new(Topic::Status, 0, batch([status]))], vec![]).unwrap();
 }
 

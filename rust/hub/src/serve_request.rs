@@ -257,6 +257,10 @@ fn settled(core: &Core, request: SettledRequest) -> Result<SettledReply, HubErro
         };
         let Some(raw) = record else { return Ok(JobSettled { job_id, ..Default::default() }) };
         let record = JobRecord::decode(raw).map_err(|error| HubError::Fatal(format!("the record of job {job_id} is damaged: {error}")))?;
+        if record.counted_by_id {
+            // Its tasks have no indexes by which one could tell.
+            return Ok(JobSettled { job_id, known: true, all: record.closed && record.is_over(), ..Default::default() });
+        }
         let all = record.counts.pending() == 0;
         Ok(JobSettled { job_id, known: true, all, bitmap: record.bitmap.into(), generations: record.generations })
     };

@@ -72,6 +72,9 @@ impl Writer {
                     self.stage.delete(Space::Index, dlq::key(Shelf::Replayed, &place));
                 }
             }
+            if record.counted_by_id {
+                self.forget_direct(id)?;
+            }
             let (from, to) = outcome::bounds(id);
             for item in core.db.range(Space::Outcomes, &from, &to) {
                 self.stage.delete(Space::Outcomes, item.map_err(read_failed)?.0);

@@ -148,6 +148,12 @@ pub enum Command {
         id: JobId,
         reply: Reply<bool>,
     },
+    /// An open job has been silent since then.
+    EndDirect {
+        id: JobId,
+        seen_ms: u64,
+        reply: Reply<()>,
+    },
     /// What a pack of remembered URLs names goes.
     ForgetUrls {
         pack: Bytes,
@@ -341,6 +347,10 @@ impl Writer {
             }
             Command::Recount { id, reply } => {
                 let result = self.recount(&id);
+                self.answer(reply, result);
+            }
+            Command::EndDirect { id, seen_ms, reply } => {
+                let result = self.end_idle(&id, seen_ms);
                 self.answer(reply, result);
             }
             Command::ForgetUrls { pack, reply } => {

@@ -136,7 +136,11 @@ pub fn failed(job_id: &str, index: u32, generation: u32, code: &str) -> Resource
 }
 
 pub fn status(job_id: &str, outcomes: Vec<ResourceOutcome>) -> Entry {
-    Entry::new(Topic::Status, partition_of(job_id, 4), batch([JobStatus { job_id: job_id.into(), outcomes, ..Default::default() }]))
+    Entry::new(
+        Topic::Status,
+        partition_of(job_id, 4),
+        batch([JobStatus { job_id: job_id.into(), manifest_key: "file:///manifest".into(), outcomes, ..Default::default() }]),
+    )
 }
 
 pub async fn report(client: &HubClient, entries: Vec<Entry>) {
