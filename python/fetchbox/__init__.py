@@ -6,9 +6,12 @@ The public names are loaded when they are first used, so that `import fetchbox` 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    # `typing` itself takes as long to load as everything else here.
+    from typing import Any
+
     from fetchbox._core import Outcome
     from fetchbox.client import AsyncClient, Client
     from fetchbox.errors import (

@@ -297,11 +297,15 @@ class Engine:
         """The failed outcome of a task that killed its process while it ran alone, to be settled like any other."""
     def unguarded(self) -> str | None:
         """Why a crash would leave no trace of what was under way although `flight_dir` was given; None when it would."""
+    def has_room(self) -> bool:
+        """Whether an eighth of the slots or more stands free: what waits, waits for its host or its time."""
     def submit_tasks(self, tasks: bytes, first_index: int, named: bool) -> int:
         """Starts tasks of a library call, a JSON list of URLs and {url, id, headers, tags, key, …}; returns how many.
 
         Their index counts from `first_index`. With `named` a task without a key is named by `object_key`.
         """
+    def submit_urls(self, urls: list[str], first_index: int, named: bool) -> int:
+        """The same for bare URLs. UnicodeEncodeError, and nothing is started, when one of them holds surrogates."""
     def prepare_tasks(self, tasks: bytes, first_index: int, named: bool) -> list[bytes | None]:
         """The first half of `submit_tasks`, with `reuse`: the names under which something may be remembered of each, or None."""
     def submit_prepared(self, known: dict[bytes, tuple[bytes, int]]) -> int:

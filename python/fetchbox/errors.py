@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 Detail = dict[str, str]
 """One fault in a request: `pointer` (RFC 6901), `code`, `message`."""
@@ -31,15 +33,28 @@ class UsageError(FetchboxError):
     code = "USAGE"
 
 
-@dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with the configuration."""
+    """One thing that is wrong with the configuration.
 
-    path: str
-    """Where, as dotted keys: `server.bind_addr`."""
-    message: str
-    source: str | None = None
-    """What set it: a file's name, the name of an environment variable, or None for a default."""
+    `path` says where, as dotted keys: `server.bind_addr`. `source` is what set it: a file's name, the name of an environment variable, or
+    None for a default. No dataclass: to load those takes longer than most commands have until their first line.
+    """
+
+    __slots__ = ("message", "path", "source")
+
+    def __init__(self, path: str, message: str, source: str | None = None) -> None:
+        self.path = path
+        self.message = message
+        self.source = source
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Problem) and (self.path, self.message, self.source) == (other.path, other.message, other.source)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.message, self.source))
+
+    def __repr__(self) -> str:
+        return f"Problem({self.path!r}, {self.message!r}, {self.source!r})"
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" + (f" (from {self.source})" if self.source else "")

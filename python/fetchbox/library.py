@@ -12,41 +12,48 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import json
 import os
 import select
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from urllib.parse import unquote, urlsplit
-
-import msgspec
 
 from fetchbox import _core
 from fetchbox._core import CoreError, Outcome, OutcomeBatch
 from fetchbox.errors import ConfigError, StoreError, UsageError
-from fetchbox.keys import as_unicode
-from fetchbox.manifest import DownloadTask, Resource
 from fetchbox.plain import plain_fetch, plain_options
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     # `fetch` and the command line do without all of these: each takes as long to load as hundreds of small downloads.
     import asyncio
+    from typing import Any, Unpack
 
     from obstore.store import ObjectStore
 
     from fetchbox.config import Config
     from fetchbox.curl.transport import CurlThread
+    from fetchbox.given import Options
+    from fetchbox.manifest import DownloadTask, Resource
     from fetchbox.memory import Memory
 
     Settings = Config | Mapping[str, Any] | Path
     """A configuration: checked already, as nested dictionaries, or a TOML file."""
+    Task = str | DownloadTask | Resource
+    """What may be downloaded: a URL, or a task with a name, headers and so on of its own."""
 
 AHEAD_LIMIT = 10_000
 """Most tasks taken from the input and not given back as outcomes."""
+AHEAD = 2048
+"""As many are enough while the engine's slots are busy. What is not taken needs no memory, and what waits long is in no cache when its turn
+comes."""
+GATHER = 512
+"""With so many under way, outcomes come one after the other: they are taken together."""
+GATHER_MS = 3
 CHUNK = 256
 """Most tasks handed to the engine at once."""
 DRAIN_LIMIT = 1024
@@ -61,11 +68,6 @@ JOB = "fetch"
 SCHEMES = ("file", "s3", "gs", "az")
 STORES = "give a directory, a URL, or obstore's S3Store, GCSStore, AzureStore or LocalStore"
 
-Task = str | DownloadTask | Resource
-"""What may be downloaded: a URL, or a task with a name, headers and so on of its own."""
-_TASKS = (str, DownloadTask, Resource)
-_encoder = msgspec.json.Encoder()
-
 
 class Pause(enum.Enum):
     """What an input yields instead of waiting."""
@@ -77,45 +79,8 @@ NOT_YET = Pause.NOT_YET
 """Yielded by an input that has nothing at the moment: outcomes are given out meanwhile, and it is asked again soon."""
 
 
-_Input = Iterator[Task | Pause] | AsyncIterable[Task | Pause]
-
-
-class Options(TypedDict, total=False):
-    """Keys of `[fetch]`, `memory_budget` of `[worker]`, and `transport`, `auth` and `known_hosts` of a job type. Durations are seconds
-    or "30s", sizes bytes or "50MB"."""
-
-    connect_timeout: float | str
-    read_timeout: float | str
-    total_timeout: float | str
-    min_speed: int | str
-    limit_rate: int | str
-    max_attempts: int
-    backoff_base: float | str
-    backoff_max: float | str
-    retry_after_max: float | str
-    max_bytes: int | str
-    max_redirects: int
-    per_host_concurrency: int
-    per_host_rate: float | str
-    adaptive_rate: bool
-    user_agent: str
-    allow_networks: Iterable[str]
-    verify_tls: bool
-    ca_file: str | None
-    dns_servers: Iterable[str]
-    http2: bool
-    robots: bool
-    robots_tags: Iterable[str]
-    filter_types: Iterable[str]
-    filter_min_bytes: int | str
-    filter_max_bytes: int | str
-    filter_statuses: Iterable[int | str]
-    reuse: bool
-    reuse_max_age: float | str
-    memory_budget: int | str
-    transport: Literal["native", "curl"]
-    auth: Mapping[str, str]
-    known_hosts: str
+if TYPE_CHECKING:
+    _Input = Iterator[Task | Pause] | AsyncIterable[Task | Pause]
 
 
 def fetch(
@@ -221,6 +186,7 @@ class Engine:
         self._named = self._options["storage"].get("key_template") is None
         self._chunk = min(CHUNK, max(int(self._options["concurrency"]), 1))
         self._ahead = 0
+        self._window = self._first_window = min(max(AHEAD, 4 * int(self._options["concurrency"])), AHEAD_LIMIT)
         self._next_index = 0
         self._busy = False
         self._closed = False
@@ -291,7 +257,7 @@ class Engine:
         if self._native is not None:
             return
         try:
-            self._native = _core.Engine(_encoder.encode(self._options), self._store)
+            self._native = _core.Engine(json.dumps(self._options).encode(), self._store)
         except CoreError as error:
             if error.code == "store":
                 # Which of obstore's stores are taken, only the native module knows.
@@ -318,6 +284,7 @@ class Engine:
             raise UsageError("this engine is busy with another run; finish that one first, or make a second engine")
         self._busy = True
         self._next_index = 0
+        self._window = self._first_window
 
     @property
     def _engine(self) -> _core.Engine:
@@ -329,9 +296,11 @@ class Engine:
 
     @property
     def _wants_more(self) -> bool:
-        """Whether another chunk stays within the limit ahead. It is as large as promised: tasks of bad hosts wait in it for their time, and
-        those of good ones have to find room beside them."""
-        return self._ahead + self._chunk <= AHEAD_LIMIT
+        """Whether another chunk stays within the window ahead. It grows to the limit while slots stand free: tasks of bad hosts wait in it
+        for their time, and those of good ones have to find room beside them."""
+        if self._ahead + self._chunk > self._window and self._window < AHEAD_LIMIT and self._engine.has_room():
+            self._window = min(self._window + self._chunk, AHEAD_LIMIT)
+        return self._ahead + self._chunk <= self._window
 
     @property
     def _next_chunk(self) -> int:
@@ -343,6 +312,7 @@ class Engine:
         try:
             finished = select.poll()
             finished.register(self._engine.fileno(), select.POLLIN)
+            pause = select.poll()
             exhausted = False
             while True:
                 paused = False
@@ -367,6 +337,8 @@ class Engine:
                 if paused:
                     finished.poll(PAUSE_MS)
                 elif exhausted or not self._wants_more:
+                    if self._ahead > GATHER:
+                        pause.poll(GATHER_MS)
                     finished.poll(WAIT_MS)
         finally:
             self._busy = False
@@ -447,17 +419,24 @@ class Engine:
         """Starts these tasks; their index is their place in the input."""
         if not tasks:
             return
-        for index, task in enumerate(tasks, self._next_index):
-            if not isinstance(task, _TASKS):
-                raise UsageError(f"item {index} is a {type(task).__name__}; give URLs as str, or fetchbox.DownloadTask")
-            if isinstance(task, DownloadTask) and task.deadline is not None:
-                tasks[index - self._next_index] = msgspec.structs.replace(task, deadline=_milliseconds(task.deadline, index))
-        try:
-            started = self._start_tasks(_encoder.encode(tasks))
-        except (TypeError, UnicodeEncodeError, CoreError):
-            started = self._start_tasks(_checked(tasks, self._next_index))
+        started = self._submit_urls(tasks) if self._memory is None and set(map(type, tasks)) == {str} else None
+        if started is None:
+            from fetchbox import given
+
+            given.check(tasks, self._next_index)
+            try:
+                started = self._start_tasks(given.encode(tasks))
+            except (TypeError, UnicodeEncodeError, CoreError):
+                started = self._start_tasks(given.encode_checked(tasks, self._next_index))
         self._next_index += len(tasks)
         self._ahead += started
+
+    def _submit_urls(self, urls: list[Any]) -> int | None:
+        """The same for bare URLs; None when one of them is no Unicode."""
+        try:
+            return self._engine.submit_urls(urls, self._next_index, self._named)
+        except UnicodeEncodeError:
+            return None
 
     def _start_tasks(self, encoded: bytes) -> int:
         if self._memory is None:
@@ -486,55 +465,6 @@ class Engine:
                 finished.poll(min(left * 1000, WAIT_MS))
         if self._ahead > 0:
             self.close()
-
-
-class _Row(msgspec.Struct, forbid_unknown_fields=True):
-    """A task as the engine takes it."""
-
-    url: str
-    id: str | None = None
-    headers: dict[str, str] = {}
-    tags: dict[str, str] = {}
-    proxy: str | None = None
-    key: str | None = None
-    bucket: str | None = None
-    key_prefix: str | None = None
-    metadata: dict[str, str] = {}
-    deadline: int | None = None
-
-
-def _milliseconds(deadline: datetime | str | float, index: int) -> int:
-    try:
-        moment = datetime.fromisoformat(deadline) if isinstance(deadline, str) else deadline
-        if isinstance(moment, datetime):
-            if moment.tzinfo is None:
-                raise ValueError("it has no time zone")
-            moment = moment.timestamp()
-        # 0 stands for none.
-        return max(int(moment * 1000), 1)
-    except (TypeError, ValueError, OverflowError) as error:
-        wanted = "a datetime with its zone, RFC 3339 text or Unix seconds"
-        raise UsageError(f"item {index}: the deadline {deadline!r} is not {wanted}: {error}") from None
-
-
-def _checked(tasks: list[Task], first_index: int) -> bytes:
-    """Tasks that could not be sent as they are: text that is no Unicode is percent-encoded; UsageError names what is wrong otherwise."""
-    sent: list[Task] = []
-    for index, task in enumerate(tasks, first_index):
-        if isinstance(task, str):
-            sent.append(as_unicode(task))
-            continue
-        try:
-            msgspec.convert(msgspec.structs.asdict(task), _Row, strict=True)
-        except msgspec.ValidationError as error:
-            raise UsageError(f"item {index}: {error}") from None
-        task = msgspec.structs.replace(task, url=as_unicode(task.url))
-        try:
-            _encoder.encode(task)
-        except (TypeError, UnicodeEncodeError) as error:
-            raise UsageError(f"item {index} cannot be sent to the engine: {error}") from None
-        sent.append(task)
-    return _encoder.encode(sent)
 
 
 def _engine_options(config: Settings | None, concurrency: int | None, fetch: dict[str, Any]) -> dict[str, Any]:

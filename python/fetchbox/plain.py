@@ -8,10 +8,12 @@ to the same.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PREFIX = "FETCHBOX__"
 SECTION = "FETCHBOX__FETCH__"
@@ -57,6 +59,8 @@ def _is_bool(value: Any) -> bool:
 
 
 def _are_networks(value: Any) -> bool:
+    import ipaddress
+
     try:
         return type(value) in (list, tuple) and all(type(text) is str and "/" in text and ipaddress.ip_network(text) for text in value)
     except ValueError:

@@ -23,7 +23,8 @@ import fetchbox.library
 from fetchbox import DownloadTask, Outcome
 from fetchbox.config.fetching import Fetch
 from fetchbox.errors import ConfigError, FetchboxError, StoreError, UsageError
-from fetchbox.library import AHEAD_LIMIT, Options
+from fetchbox.given import Options
+from fetchbox.library import AHEAD_LIMIT
 from fetchbox.testing import Origin, content, content_sha256, running_origin, wait_until, wait_until_async
 
 LOOPBACK = ["127.0.0.0/8"]

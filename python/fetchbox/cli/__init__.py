@@ -90,31 +90,20 @@ def _run_command(name: str, argv: list[str], config: str | None) -> int:
     import gc
 
     gc.disable()
-    # Set before typer is imported: plain help is twice as fast, and what it shows pastes well.
-    import os
-
-    os.environ.setdefault("TYPER_USE_RICH", "0")
-    import typer
-    from typer.main import get_command
-
-    from fetchbox.cli.coerce import without_pydantic
     from fetchbox.errors import ConfigError, FetchboxError, Refused, UsageError
 
     prog = f"fetchbox {name}"
     try:
-        command = get_command(import_module(f"fetchbox.cli.{COMMANDS[name][0]}").app)
-        without_pydantic(command)
-        gc.freeze()
-        gc.enable()
-        result = command.main(argv, prog_name=prog, standalone_mode=False, obj={"config": config})
-        return result if isinstance(result, int) else 0
-    except typer.TyperException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message(), file=sys.stderr)
-            return BAD_USAGE
-        return _tell(prog, error.format_message(), error.exit_code)
-    except typer.Abort:
-        return _tell(prog, "given up", FAILED)
+        if name == "get" and config is None:
+            from fetchbox.cli import quick
+
+            if (plain := quick.arguments(argv)) is not None:
+                from fetchbox.cli.download import download
+
+                gc.freeze()
+                gc.enable()
+                return download(**plain)
+        return _by_typer(name, argv, config)
     except UsageError as error:
         return _tell(prog, str(error), BAD_USAGE)
     except ConfigError as error:
@@ -131,6 +120,35 @@ def _run_command(name: str, argv: list[str], config: str | None) -> int:
         return CLOSED_PIPE
     except OSError as error:
         return _tell(prog, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
+
+
+def _by_typer(name: str, argv: list[str], config: str | None) -> int:
+    import gc
+
+    # Set before typer is imported: plain help is twice as fast, and what it shows pastes well.
+    import os
+
+    os.environ.setdefault("TYPER_USE_RICH", "0")
+    import typer
+    from typer.main import get_command
+
+    from fetchbox.cli.coerce import without_pydantic
+
+    prog = f"fetchbox {name}"
+    try:
+        command = get_command(import_module(f"fetchbox.cli.{COMMANDS[name][0]}").app)
+        without_pydantic(command)
+        gc.freeze()
+        gc.enable()
+        result = command.main(argv, prog_name=prog, standalone_mode=False, obj={"config": config})
+        return result if isinstance(result, int) else 0
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            return BAD_USAGE
+        return _tell(prog, error.format_message(), error.exit_code)
+    except typer.Abort:
+        return _tell(prog, "given up", FAILED)
 
 
 def _tell(prog: str, message: str, status: int) -> int:

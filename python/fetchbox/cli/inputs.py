@@ -11,17 +11,17 @@ import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from fetchbox.cli.pipes import GZIP_MAGIC, is_regular, lines, patiently
 from fetchbox.errors import UsageError
 from fetchbox.keys import as_unicode
 from fetchbox.library import NOT_YET, Pause
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 URL_COLUMNS = ("url", "URL", "uri", "link", "href", "image_url")
 """Column names that are taken for the URL when --url-col does not say which."""
@@ -34,25 +34,47 @@ _PARQUET_ROWS = 4096
 _BESIDE_URL = ("id", "headers", "tags", "key", "deadline")
 
 
-class Item(msgspec.Struct, frozen=True, gc=False):
+class Item:
     """One thing to download. `id` is what the input calls it, None when it has no name. A `fault` says why it cannot be downloaded."""
 
-    url: str
-    id: str | None = None
-    headers: Mapping[str, str] = {}
-    tags: Mapping[str, str] = {}
-    key: str | None = None
-    deadline: str | float | None = None
-    fault: str | None = None
+    __slots__ = ("deadline", "fault", "headers", "id", "key", "tags", "url")
+
+    def __init__(
+        self,
+        url: str,
+        id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        key: str | None = None,
+        deadline: str | float | None = None,
+        fault: str | None = None,
+    ) -> None:
+        self.url = url
+        self.id = id
+        self.headers = headers or {}
+        self.tags = tags or {}
+        self.key = key
+        self.deadline = deadline
+        self.fault = fault
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Item) and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Item({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
 
 
-@dataclass(frozen=True, slots=True)
 class Source:
     """An input file, `-` for standard input. `kind` is txt, jsonl, csv, tsv or parquet, guessed from the name when not given."""
 
-    name: str
-    url_column: str | None = None
-    id_column: str | None = None
+    __slots__ = ("id_column", "name", "url_column")
+
+    def __init__(self, name: str, url_column: str | None = None, id_column: str | None = None) -> None:
+        self.name = name
+        self.url_column = url_column
+        self.id_column = id_column
 
     @property
     def kind(self) -> str | None:
@@ -80,8 +102,9 @@ class Source:
         except (OSError, ValueError) as error:
             raise UsageError(f"-i {self.name} cannot be read: {_why(error)}") from error
 
-    def items(self) -> Iterator[Item | Pause]:
-        """What the file holds; NOT_YET where a pipe has nothing at the moment. UsageError names the file, and the line that is wrong."""
+    def items(self) -> Iterator[str | Item | Pause]:
+        """What the file holds, bare URLs as they are; NOT_YET where a pipe has nothing at the moment. UsageError names the file, and the
+        line that is wrong."""
         try:
             if self.kind == "parquet":
                 yield from self._parquet()
@@ -91,7 +114,7 @@ class Source:
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise UsageError(f"{self.name} cannot be read to its end: {_why(error)}") from error
 
-    def _text(self, lines: Iterator[str | Pause]) -> Iterator[Item | Pause]:
+    def _text(self, lines: Iterator[str | Pause]) -> Iterator[str | Item | Pause]:
         first: str | Pause = NOT_YET
         while first is NOT_YET:
             first = next(lines, "")
@@ -104,7 +127,7 @@ class Source:
                 if line is NOT_YET:
                     yield NOT_YET
                 elif (url := line.strip()) and not url.startswith("#"):
-                    yield Item(as_unicode(url))
+                    yield url if url.isascii() else as_unicode(url)
         elif kind == "jsonl":
             yield from self._json_lines(chained)
         else:

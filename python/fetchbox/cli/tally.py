@@ -7,11 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from fetchbox.cli.output import clean, note, plural, size, stderr_console
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn, TaskID
 

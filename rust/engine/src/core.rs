@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::neighbour;
 use crate::net::pool::Pool;
 use crate::outcome::{self, Learned};
+use crate::pair::Pairs;
 use crate::profile::{Profile, Profiles};
 use crate::proxy::Pools;
 use crate::retry::{Decision, Failed, Rules, decide};
@@ -104,6 +105,8 @@ pub struct Core {
     pub pool: Pool,
     /// Bytes of bodies.
     pub memory: Memory,
+    /// Small bodies are hashed two at a time.
+    pub pairs: Pairs,
     /// Counters.
     pub metrics: Metrics,
     /// The engine's runtime.

@@ -23,6 +23,7 @@ use crate::fetch::transfer::Memory;
 use crate::flight::Flight;
 use crate::metrics::Metrics;
 use crate::net::pool::Pool;
+use crate::pair::Pairs;
 use crate::profile::Profiles;
 use crate::proxy::Pools;
 use crate::robots::Sites;
@@ -95,6 +96,7 @@ impl Engine {
             curl: Arc::default(),
             pool: Pool::new(config.concurrency.max(64)),
             memory: Memory::new(config.memory_budget),
+            pairs: Pairs::default(),
             metrics: Metrics::new(),
             handle: handle.clone(),
             scheduler: Mutex::new(Scheduler::new(config.concurrency).with_silent(most_silent)),
@@ -216,6 +218,11 @@ impl Engine {
     pub fn reuse_key(&self, task: &DownloadTask) -> Option<[u8; KEY_BYTES]> {
         let profile = self.core.profiles.of(&task.job_type);
         if profile.fetch.reuse { fetchbox_model::reuse::key(&profile.reuse_scope, task) } else { None }
+    }
+
+    /// Whether slots stand free although tasks may wait.
+    pub fn has_room(&self) -> bool {
+        lock(&self.core.scheduler).has_room()
     }
 
     /// Counts at this moment.

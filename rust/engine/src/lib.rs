@@ -26,6 +26,7 @@ mod metrics;
 mod neighbour;
 mod net;
 mod outcome;
+mod pair;
 mod profile;
 mod proxy;
 mod redirect;

@@ -6,5 +6,6 @@ pub mod plain;
 pub mod pool;
 pub mod resolve;
 pub mod socket;
+pub mod spare;
 pub mod tls;
 pub mod tunnel;

@@ -137,6 +137,12 @@ impl<T> Scheduler<T> {
         self.queued
     }
 
+    /// Whether an eighth of the slots or more stands free: what waits, waits for something else. One or two are free at any time, between a task
+    /// and the next.
+    pub fn has_room(&self) -> bool {
+        self.running.saturating_mul(8) < self.concurrency.saturating_mul(7)
+    }
+
     /// Tasks started and not finished.
     pub fn running(&self) -> usize {
         self.running + self.silent

@@ -76,6 +76,10 @@ impl Hasher {
     /// Takes in the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);
+        self.update_extra(bytes);
+    }
+
+    fn update_extra(&mut self, bytes: &[u8]) {
         match &mut self.extra {
             Extra::None => {}
             Extra::Sha1(hash) => hash.update(bytes),
@@ -84,8 +88,18 @@ impl Hasher {
     }
 
     /// The SHA-256, or why the body is not the expected one.
-    pub fn finish(self) -> Result<[u8; 32], (Code, String)> {
-        let sha256: [u8; 32] = self.sha256.finalize().into();
+    pub fn finish(mut self) -> Result<[u8; 32], (Code, String)> {
+        let sha256 = self.sha256.finalize_reset().into();
+        self.judge(sha256)
+    }
+
+    /// The same of a body in one piece whose SHA-256 is known already.
+    pub fn finish_known(mut self, sha256: [u8; 32], body: &[u8]) -> Result<[u8; 32], (Code, String)> {
+        self.update_extra(body);
+        self.judge(sha256)
+    }
+
+    fn judge(self, sha256: [u8; 32]) -> Result<[u8; 32], (Code, String)> {
         let (name, expected, actual) = match (self.hint, self.extra) {
             (Some(Hint::Sha256(expected)), _) => ("sha256", expected, sha256.to_vec()),
             (Some(Hint::Sha1(expected)), Extra::Sha1(hash)) => ("sha1", expected, hash.finalize().to_vec()),

@@ -165,6 +165,11 @@ impl Engine {
         self.start(py, submissions)
     }
 
+    fn submit_urls(&self, py: Python<'_>, urls: Vec<String>, first_index: u32, named: bool) -> PyResult<usize> {
+        let submissions = py.detach(|| library::of_urls(urls, first_index, named));
+        self.start(py, submissions)
+    }
+
     fn prepare_tasks<'py>(
         &self,
         py: Python<'py>,
@@ -329,6 +334,10 @@ impl Engine {
 
     fn to_release(&self) -> usize {
         lock(&self.window).released().len()
+    }
+
+    fn has_room(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, fetchbox_engine::Engine::has_room)
     }
 
     fn backlog(&self) -> usize {

@@ -16,6 +16,12 @@ pub fn submissions(json: &[u8], first_index: u32, named: bool) -> Result<Vec<Sub
     Ok((first_index..).zip(tasks).map(|(index, given)| given.0.into_submission(index, named)).collect())
 }
 
+/// The same for bare URLs.
+pub fn of_urls(urls: Vec<String>, first_index: u32, named: bool) -> Vec<Submission> {
+    let task = |(index, url)| Task { url, ..Task::default() }.into_submission(index, named);
+    (first_index..).zip(urls).map(task).collect()
+}
+
 /// A bare URL, or an object.
 struct Given(Task);
 

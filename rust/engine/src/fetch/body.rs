@@ -166,7 +166,7 @@ async fn finish(
     let status = response.head.status.as_u16();
     attempt.learned.times.body = started.elapsed().saturating_sub(transfer.store_time.saturating_sub(stored_before));
     keep(attempt, response).await;
-    let result = transfer.finish(attempt.expected_size).await;
+    let result = transfer.finish(attempt.expected_size, &attempt.core.pairs).await;
     match result {
         Ok((kept, store_time)) => {
             attempt.learned.times.store = store_time;

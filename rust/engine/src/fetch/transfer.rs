@@ -1,6 +1,6 @@
 //! A body on its way into the store: counted, hashed, sniffed, and held in as little memory as its size allows.
 //!
-//! Small bodies stay in memory and are written at once. Larger files go out in chunks from a writer thread that hashes them too, while the next chunk
+//! Small bodies stay in memory and are hashed and written when they are whole. Larger files go out in chunks from a writer thread that hashes them too, while the next chunk
 //! comes in; larger remote objects are multipart uploads. Memory beyond the small size is reserved from the engine's budget, once per transfer, so
 //! that no two transfers can wait for each other.
 
@@ -17,6 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::failure::Failure;
+use crate::net::spare;
+use crate::pair::Pairs;
 use crate::resume::Partial;
 use crate::reuse::How;
 use crate::store::adopt::Adopted;
@@ -131,6 +133,8 @@ pub struct Transfer {
     facts: ObjectFacts,
     hint: Option<Hint>,
     hasher: Hasher,
+    /// Whether what came is hashed already. A small body is hashed when it is whole.
+    hashed: bool,
     head: Bytes,
     chunks: Vec<Bytes>,
     tiny: BytesMut,
@@ -157,6 +161,7 @@ impl Transfer {
             facts: ObjectFacts::default(),
             hasher: Hasher::new(hint.clone()),
             hint,
+            hashed: false,
             head: Bytes::new(),
             chunks: Vec::new(),
             tiny: BytesMut::new(),
@@ -211,7 +216,7 @@ impl Transfer {
             };
         }
         // A file's later chunks are hashed by its writer.
-        if !matches!(self.sink, Sink::Busy(_)) {
+        if self.hashed && !matches!(self.sink, Sink::Busy(_)) {
             self.hasher.update(&data);
         }
         if data.len() < TINY {
@@ -222,6 +227,11 @@ impl Transfer {
         } else {
             self.seal();
             self.chunks.push(data);
+        }
+        if !self.hashed && self.pending > SMALL {
+            self.seal();
+            self.chunks.iter().for_each(|chunk| self.hasher.update(chunk));
+            self.hashed = true;
         }
     }
 
@@ -304,7 +314,7 @@ impl Transfer {
             Sink::Memory => {
                 let draft = files.create(&self.key).map_err(|error| local_failure(&error))?;
                 let mut writer = Box::new(Writer { draft, hasher: std::mem::replace(&mut self.hasher, Hasher::new(None)) });
-                // What is pending now was hashed as it came.
+                // What is pending now is hashed.
                 let chunks = self.take();
                 self.sink = Sink::Busy(tokio::task::spawn_blocking(move || {
                     let result = writer.draft.write(&chunks);
@@ -333,7 +343,7 @@ impl Transfer {
     }
 
     /// Checks the whole body and makes the object visible, all but the last step where that is left to the syncing thread.
-    pub async fn finish(mut self, expected_size: Option<u64>) -> Result<(Kept, Duration), Failure> {
+    pub async fn finish(mut self, expected_size: Option<u64>, pairs: &Pairs) -> Result<(Kept, Duration), Failure> {
         let started = Instant::now();
         let size = self.partial.received;
         if let Some(expected) = expected_size.filter(|expected| *expected != size) {
@@ -342,11 +352,12 @@ impl Transfer {
         let sniffed = sniff(&self.head);
         let url = self.store.url_of(&self.key);
         let mut chunks = self.take();
+        self.head = Bytes::new();
         let mut unsynced = None;
         fail_point!("engine::store::before");
         let (sha256, etag) = match (std::mem::replace(&mut self.sink, Sink::Memory), &self.store) {
             (Sink::Memory, Store::Remote(remote, _)) => {
-                let sha256 = self.hasher.finish()?;
+                let sha256 = sum(self.hasher, self.hashed, &chunks, pairs).await?;
                 if let Some(kept) = adopt_same(&self.store, &self.key, self.known.as_deref(), &sha256).await {
                     return Ok((kept, self.store_time + started.elapsed()));
                 }
@@ -354,7 +365,7 @@ impl Transfer {
                 (sha256, remote.put(&self.key, chunks, &facts).await?)
             }
             (Sink::Multipart(mut upload, window), _) => {
-                let sha256 = self.hasher.finish()?;
+                let sha256 = sum(self.hasher, self.hashed, &chunks, pairs).await?;
                 if !chunks.is_empty() {
                     upload.part(chunks, window).await?;
                 }
@@ -368,7 +379,7 @@ impl Transfer {
                         let writer = finished(spawn_write(writer, std::mem::take(&mut chunks))).await?;
                         (Some(writer.draft), writer.hasher.finish()?)
                     }
-                    _ => (None, self.hasher.finish()?),
+                    _ => (None, sum(self.hasher, self.hashed, &chunks, pairs).await?),
                 };
                 if let Some(kept) = adopt_same(&self.store, &self.key, self.known.as_deref(), &sha256).await {
                     return Ok((kept, self.store_time + started.elapsed()));
@@ -378,6 +389,7 @@ impl Transfer {
                     None => {
                         let mut draft = files.create(&self.key).map_err(failed)?;
                         draft.write(&chunks).map_err(failed)?;
+                        chunks.drain(..).for_each(spare::give_back);
                         draft
                     }
                 };
@@ -392,6 +404,19 @@ impl Transfer {
         }
         let stored = Stored { sha256, size, url, etag, sniffed: Cow::Borrowed(sniffed), reused: None };
         Ok((Kept { stored, unsynced }, self.store_time + started.elapsed()))
+    }
+}
+
+/// The digest of a body of which these pieces are held, hashed already or not.
+async fn sum(mut hasher: Hasher, hashed: bool, chunks: &[Bytes], pairs: &Pairs) -> Result<[u8; 32], (Code, String)> {
+    match chunks {
+        [whole] if !hashed => hasher.finish_known(pairs.sha256(whole.clone()).await, whole),
+        _ => {
+            if !hashed {
+                chunks.iter().for_each(|chunk| hasher.update(chunk));
+            }
+            hasher.finish()
+        }
     }
 }
 

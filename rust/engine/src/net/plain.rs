@@ -13,9 +13,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::socket::Metered;
+use super::spare::{self, FIRST_READ};
 
-/// Bytes of a first read: a head and a small body.
-const FIRST_READ: usize = 16 << 10;
 /// Bytes of one read at most.
 const MOST_READ: usize = 64 << 10;
 /// Room behind what is expected: a read that fills its buffer says nothing of what comes next, and would be asked again.
@@ -106,9 +105,15 @@ impl Plain {
 
     /// One read; nothing at the end of the stream. No buffer is held while nothing comes.
     fn poll_take(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<BytesMut>> {
-        let mut buffer = BytesMut::with_capacity(room);
-        ready!(std::future::Future::poll(pin!(self.socket.read_buf(&mut buffer)), cx))?;
-        Poll::Ready(Ok(buffer))
+        let mut buffer = spare::buffer(room);
+        match std::future::Future::poll(pin!(self.socket.read_buf(&mut buffer)), cx) {
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(buffer)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                spare::keep(buffer);
+                Poll::Pending
+            }
+        }
     }
 
     fn begin_body(&mut self, mut first: Bytes, length: u64) {
@@ -141,7 +146,12 @@ impl Plain {
 
 /// A few bytes may not keep the large buffer that they were read into.
 fn compact(data: BytesMut, room: usize) -> Bytes {
-    if data.len() < room / 2 { Bytes::copy_from_slice(&data) } else { data.freeze() }
+    if data.len() >= room / 2 {
+        return data.freeze();
+    }
+    let few = Bytes::copy_from_slice(&data);
+    spare::keep(data);
+    few
 }
 
 /// Length of the head, length of the body and the fields of a plain answer; `None` for every other.
