@@ -192,8 +192,6 @@ class Follower:
         """Those that it reads at the moment."""
     def positions(self) -> list[tuple[int, int]]:
         """Those, with the offset that it reads next."""
-    def assign_partitions(self, owned: list[tuple[int, int]]) -> None:
-        """Another broker's assignment: partitions with what is committed of them."""
     def take(self, polled: list[tuple[int, int, list[bytes]]]) -> list[tuple[int, int, str]]:
         """Moves on behind messages that another broker brought; what `HubClient.read` tells of them."""
 
@@ -227,6 +225,9 @@ class HubClient:
         """Comes to a list of (partition, offset behind the message, job id)."""
     def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> int: ...
     def release_partitions(self, engine: Engine) -> int: ...
+    def watch(self, engine: Engine, wait_ms: int) -> int:
+        """Comes to None when the engine's partitions have changed (it has them already) or the time is over."""
+    def commit_tasks(self, offsets: list[tuple[int, int]]) -> int: ...
     def outbox(self, after: int, max_bytes: int, wait_ms: int) -> int:
         """Comes to what waits to be published to another broker: sequence and its (topic, partition, messages), in order."""
     def outbox_done(self, up_to: int) -> int: ...
@@ -314,13 +315,8 @@ class Engine:
     def settle(self, outcomes: OutcomeBatch) -> Report:
         """Counts finished tasks as settled or handed on and says what to publish and commit for them. Publish every report, in order, until
         the hub has it."""
-    def assign_partitions(self, owned: list[tuple[int, int]]) -> None:
-        """Another broker's assignment: partitions with what is committed of them. Those that it has already go on where they are; what is
-        not begun of others is dropped."""
     def positions(self) -> list[tuple[int, int]]:
         """Partitions that have room, with the offset that is to be polled next."""
-    def owned(self) -> list[int]:
-        """Partitions that are assigned."""
     def unload(self) -> None:
         """Forgets the assignment: after this worker lost its place in the group."""
     def to_release(self) -> int:

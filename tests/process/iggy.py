@@ -98,7 +98,8 @@ class IggyServer:
                 "compression_algorithm": "none",
                 "message_expiry": int(plan.ttl * 1_000_000),
                 "max_topic_size": plan.max_bytes or 0,
-                "options": {"enforce_fsync": "true", "segment_size": str(256 << 20)},
+                # What "persisted" means to servers that know no such word.
+                "options": {"enforce_fsync": "true", "messages_required_to_save": "1", "segment_size": str(256 << 20)},
             }
             answer = self.http.post(f"/streams/{topics.STREAM}/topics", json=body, headers=headers)
             assert answer.status_code < 300, answer.text

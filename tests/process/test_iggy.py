@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 
-from tests.process.iggy import IggyServer, iggy_server, needs_iggy
+from tests.process.iggy import IggyServer, Pass, iggy_server, needs_iggy
 from tests.process.load import plain
 from tests.process.oracle import Oracle, difference
 from tests.process.origins import OriginProcess
 from tests.process.service import Service
+from tests.process.waiting import wait_for
 
 pytestmark = [needs_iggy, pytest.mark.timeout(240)]
 
+IN_FLIGHT = 2.0
+"""Requests that a task may cost when workers die or partitions move while it is under way."""
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IggyServer]:
-    """A server that tests leave as they found it."""
-    with iggy_server(tmp_path_factory.mktemp("iggy")) as running:
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[IggyServer]:
+    """A server of the test's own."""
+    with iggy_server(tmp_path / "iggy") as running:
         yield running
 
 
@@ -29,16 +33,66 @@ def on(url: str, **more: Any) -> dict[str, Any]:
     return {"broker": {"url": url}, "tasks": {"partitions": 4}, **more}
 
 
+def slow(tmp_path: Path, pace: float = 400) -> OriginProcess:
+    """An origin that keeps work under way while things happen."""
+    return OriginProcess(tmp_path, pace=pace)
+
+
+def begun(origin: OriginProcess, requests: int) -> None:
+    """Waits until so many requests were made."""
+    wait_for(f"{requests} requests at the origin", lambda: origin.journal.total >= requests, 60, every=0.05)
+
+
 def test_everything_is_stored_counted_and_told(server: IggyServer, tmp_path: Path) -> None:
     with OriginProcess(tmp_path) as origin, Service(tmp_path / "service", on(server.url, worker={"processes": 2})).start() as service:
         oracle = Oracle(service.http, service.assets, origin.journal)
         for job in range(20):
             oracle.post(plain(origin.base_url, job, 100))
         oracle.await_settled(90)
-        report = oracle.check(ratio=1.05)
-        print(report)
+        print(oracle.check(ratio=1.05))
         before = oracle.snapshots()
         service.end()
         service.start()
         assert not difference(before, oracle.snapshots())
         service.end()
+
+
+def test_workers_hub_and_server_die_and_nothing_is_lost(server: IggyServer, tmp_path: Path) -> None:
+    with slow(tmp_path) as origin, Service(tmp_path / "service", on(server.url, worker={"processes": 2})).start() as service:
+        oracle = Oracle(service.http, service.assets, origin.journal)
+        for job in range(40):
+            oracle.post(plain(origin.base_url, job, 50))
+        for step, requests in enumerate((200, 500, 800, 1100)):
+            begun(origin, requests)
+            if step % 2:
+                service.kill_one("hub")
+            else:
+                service.kill_one("worker")
+        begun(origin, 1300)
+        server.kill()
+        server.start()
+        oracle.await_settled(150)
+        print(oracle.check(ratio=IN_FLIGHT))
+        service.end()
+
+
+def test_a_server_that_cannot_be_reached_is_waited_for(server: IggyServer, tmp_path: Path) -> None:
+    way = Pass(server.port)
+    url = server.url.replace(str(server.port), str(way.port))
+    with slow(tmp_path) as origin, Service(tmp_path / "service", on(url)).start() as service:
+        try:
+            oracle = Oracle(service.http, service.assets, origin.journal)
+            for job in range(10):
+                oracle.post(plain(origin.base_url, job, 50))
+            begun(origin, 100)
+            way.cut()
+            wait_for("the health to say so", lambda: service.http.status("/operators/health") == 503, 30, every=0.2)
+            # Ingest goes on meanwhile: the outbox takes it.
+            oracle.post(plain(origin.base_url, 10, 50))
+            way.mend()
+            wait_for("the health to say that it is back", lambda: service.http.status("/operators/health") == 200, 30, every=0.2)
+            oracle.await_settled(90)
+            print(oracle.check(ratio=IN_FLIGHT))
+            service.end()
+        finally:
+            way.close()

@@ -28,8 +28,9 @@ def own_trouble(service: Service) -> Trouble:
     }
 
 
-async def all_trouble(service: Service) -> Trouble:
-    """Every component: the hub's view of the service joined with our own."""
+async def all_trouble(service: Service, *, of_ingest: bool = False) -> Trouble:
+    """Every component: the hub's view of the service joined with our own. `of_ingest`: only what keeps jobs from being taken; a broker
+    that is away does not, as long as there is room for what waits for it."""
     own = own_trouble(service)
     try:
         answer = orjson.loads(await service.hub.query("health", {}, timeout=QUERY_SECONDS))
@@ -39,6 +40,8 @@ async def all_trouble(service: Service) -> Trouble:
     seen: Trouble = dict.fromkeys(COMPONENTS)
     for name, state in answer.get("components", {}).items():
         seen[name] = None if state["status"] == "ok" else state.get("reason") or "no reason is given"
+    if of_ingest and not answer.get("outbox_full"):
+        seen["broker"] = None
     if answer.get("workers") == 0:
         seen["workers"] = "no worker is connected"
     return {name: own.get(name) or reason for name, reason in seen.items()}
@@ -65,7 +68,7 @@ def health_routes(service: Service) -> list[Route]:
 
     async def ready(request: Request) -> Response:
         # Ready to take jobs: the hub answers and there is room for them. Workers are no part of it.
-        trouble = await all_trouble(service)
+        trouble = await all_trouble(service, of_ingest=True)
         return summary(watch.states({name: trouble[name] for name in ("api", "hub", "broker", "storage")}))
 
     return [Route("/health/live", live, methods=["GET"]), Route("/health/ready", ready, methods=["GET"])]

@@ -124,6 +124,14 @@ class HubConnection:
         """The follower's group is done with everything below these offsets, by partition."""
         await self._call(self._client.commit(follower, offsets), CALL_TIMEOUT)
 
+    async def watch(self, engine: Engine, wait_ms: int) -> None:
+        """Waits until the engine's partitions have changed, or for so long. For streams that are read elsewhere."""
+        await self._call(self._client.watch(engine, wait_ms), CALL_TIMEOUT + wait_ms / 1000)
+
+    async def commit_tasks(self, offsets: list[tuple[int, int]]) -> None:
+        """The workers' group is done with everything below these offsets, by partition; those of others' partitions are ignored."""
+        await self._call(self._client.commit_tasks(offsets), CALL_TIMEOUT)
+
     async def outbox(self, after: int, max_bytes: int, wait_ms: int) -> list[tuple[int, list[tuple[str, int, list[bytes]]]]]:
         """What waits to be published to another broker above a sequence: sequence and its (topic, partition, messages), in order."""
         return await self._call(self._client.outbox(after, max_bytes, wait_ms), CALL_TIMEOUT + wait_ms / 1000)  # type: ignore[no-any-return]

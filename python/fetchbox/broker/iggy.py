@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -19,21 +18,17 @@ from fetchbox.config import Config
 from fetchbox.errors import BrokerUnavailable, ConfigError
 
 if TYPE_CHECKING:
-    from apache_iggy import IggyClient, IggyConsumer
+    from apache_iggy import IggyClient
 
 T = TypeVar("T")
 
 CALL_TIMEOUT = 10.0
 """Seconds that a call may take."""
 CONNECT_TIMEOUT = 5.0
+CONSUMER = "fetchbox"
 DEFAULT_PORT = 8090
 SEND_BYTES = 4 << 20
 """Most bytes of one send; a larger list of messages goes in several."""
-GET_CONSUMER_OFFSET, SYNC_CONSUMER_GROUP = 120, 606
-"""Commands that the client has no method for."""
-GROUP_KIND, NAME_KIND = 2, 2
-NOT_OWNED = "does not own partition"
-"""What the server says of a partition that has moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +81,8 @@ class IggyLink:
         self._to = to
         self._client: IggyClient | None = None
         self._connecting = asyncio.Lock()
-        self._consumers: dict[tuple[str, str], IggyConsumer] = {}
-        self._generation = 0
         self.trouble: str | None = None
         """Why the last call failed; None while all is well, and before the first."""
-
-    @property
-    def generation(self) -> int:
-        """Grows with every new connection: what belongs to a connection, such as a place in a group, has to be taken anew."""
-        return self._generation
 
     async def client(self) -> IggyClient:
         """The connected client."""
@@ -103,7 +91,6 @@ class IggyLink:
                 client = self._make()
                 await self._guard(client.connect(), CONNECT_TIMEOUT)
                 self._client = client
-                self._generation += 1
             return self._client
 
     def _make(self) -> IggyClient:
@@ -148,7 +135,6 @@ class IggyLink:
     def _drop(self, trouble: str) -> None:
         self.trouble = trouble
         self._client = None
-        self._consumers.clear()
 
     async def call(self, method: Callable[[IggyClient], Awaitable[T]], timeout: float = CALL_TIMEOUT) -> T:
         """Any call of the client."""
@@ -167,16 +153,15 @@ class IggyLink:
                 base = response.confirmations[0].base_offset
         return base or 0
 
-    async def poll(self, topic: str, partition: int, offset: int, count: int, group: str | None = None) -> list[Polled]:
-        """Messages from an offset on. As a member of `group` only its own partitions answer; nothing is committed."""
+    async def poll(self, topic: str, partition: int, offset: int, count: int) -> list[Polled]:
+        """Messages from an offset on. The server is told of no commit: offsets are the hub's."""
         from apache_iggy import Consumer, PollingStrategy
 
-        consumer = Consumer.Group(group) if group is not None else Consumer.Single("fetchbox")
         received = await self.call(
             lambda client: client.poll_messages(
                 STREAM,
                 topic,
-                consumer=consumer,
+                consumer=Consumer.Single(CONSUMER),
                 polling_strategy=PollingStrategy.Offset(offset),
                 count=count,
                 auto_commit=False,
@@ -203,64 +188,8 @@ class IggyLink:
             ends[partition.id] = partition.current_offset + 1 if partition.messages_count or partition.current_offset else 0
         return [ends[id] for id in sorted(ends)]
 
-    async def join(self, topic: str, group: str) -> None:
-        """Makes this connection a member of a group, which is made if it is not there."""
-        client = await self.client()
-        if (topic, group) not in self._consumers:
-            from apache_iggy import AutoCommit
-
-            consumer = client.consumer_group(group, STREAM, topic, auto_commit=AutoCommit.Disabled())
-            self._consumers[topic, group] = await self._guard(consumer)
-
-    async def leave(self, topic: str, group: str) -> None:
-        """Leaves a group, so that its partitions move at once."""
-        if self._consumers.pop((topic, group), None) is not None:
-            await self.call(lambda client: client.leave_consumer_group(STREAM, topic, group))
-
-    async def commit(self, topic: str, group: str, partition: int, offset: int) -> bool:
-        """The group is done with everything below `offset`. False when the partition is another member's by now."""
-        consumer = self._consumers.get((topic, group))
-        if consumer is None:
-            raise BrokerUnavailable(f"not a member of {group} at the moment")
-        if offset <= 0:
-            return True
-        try:
-            # The server keeps the last offset that was consumed.
-            async with asyncio.timeout(CALL_TIMEOUT):
-                await consumer.store_offset(offset - 1, partition)
-        except TimeoutError as error:
-            self._drop(f"{self._to.address} did not answer within {CALL_TIMEOUT:g} s")
-            raise BrokerUnavailable(str(self.trouble)) from error
-        except RuntimeError as error:
-            if NOT_OWNED in str(error):
-                return False
-            self._drop(f"{self._to.address}: {error}")
-            raise BrokerUnavailable(str(self.trouble)) from error
-        return True
-
-    async def committed(self, topic: str, group: str, partition: int) -> int:
-        """The offset below which the group is done with a partition."""
-        request = bytes([GROUP_KIND]) + _name(group) + _name(STREAM) + _name(topic) + struct.pack("<BI", 1, partition)
-        raw = await self.call(lambda client: client.send_binary_request(GET_CONSUMER_OFFSET, request))
-        # The partition, its last offset, and the last one that was consumed; nothing when none was.
-        return int(struct.unpack_from("<IQQ", raw)[2]) + 1 if len(raw) >= 20 else 0
-
-    async def assigned(self, topic: str, group: str) -> list[int]:
-        """The partitions that this member may poll at the moment."""
-        request = _name(STREAM) + _name(topic) + _name(group)
-        raw = await self.call(lambda client: client.send_binary_request(SYNC_CONSUMER_GROUP, request))
-        # The assignment's generation, how many partitions, and which.
-        (count,) = struct.unpack_from("<I", raw, 8)
-        return sorted(struct.unpack_from(f"<{count}I", raw, 12))
-
     async def close(self) -> None:
-        """Leaves what it has joined and forgets the connection."""
-        for topic, group in list(self._consumers):
-            try:
-                await self.leave(topic, group)
-            except BrokerUnavailable:
-                break
-        self._consumers.clear()
+        """Forgets the connection."""
         self._client = None
 
 
@@ -274,9 +203,3 @@ def _split(messages: list[bytes]) -> list[list[bytes]]:
         parts[-1].append(message)
         size += len(message)
     return [part for part in parts if part]
-
-
-def _name(text: str) -> bytes:
-    """An identifier as commands write it."""
-    raw = text.encode()
-    return bytes([NAME_KIND, len(raw)]) + raw

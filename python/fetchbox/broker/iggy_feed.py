@@ -145,15 +145,19 @@ class IggyFeed:
     async def _measure(self) -> None:
         while True:
             ends = await self._lags.ends(TASKS)
-            committed = [await self._lags.committed(TASKS, WORKERS, partition) for partition in range(len(ends))]
-            behind = [
-                (end - done, partition, done) for partition, (end, done) in enumerate(zip(ends, committed, strict=True)) if end > done
-            ]
-            self._lag[TASKS, WORKERS] = (sum(lag for lag, _, _ in behind), await self._age(TASKS, [(p, at) for _, p, at in behind]))
+            committed = await self._committed(TASKS, WORKERS) or [0] * len(ends)
+            behind = [(partition, done) for partition, (end, done) in enumerate(zip(ends, committed, strict=False)) if end > done]
+            self._lag[TASKS, WORKERS] = (sum(ends[partition] - done for partition, done in behind), await self._age(TASKS, behind))
             places, tiers = await self._place(RETRY), await self._lags.ends(RETRY)
             waiting = [(tier, at) for tier, (at, end) in enumerate(zip(places, tiers, strict=False)) if end > at]
             self._lag[RETRY, "mover"] = (sum(tiers[tier] - at for tier, at in waiting), await self._age(RETRY, waiting))
             await asyncio.sleep(LAG_SECONDS)
+
+    async def _committed(self, topic: str, group: str) -> list[int]:
+        """The hub's offsets of a group; empty before its first."""
+        topics = orjson.loads(await self._hub.query("topics", {}))["topics"]
+        groups = next(entry["groups"] for entry in topics if entry["topic"] == topic)
+        return next((list(entry["committed"]) for entry in groups if entry["group"] == group), [])
 
     async def _age(self, topic: str, heads: list[tuple[int, int]]) -> float:
         """Seconds since the oldest of these messages came."""

@@ -1,13 +1,14 @@
 """A worker's way to its tasks when the streams are on an Iggy server: that has the tasks and takes the outcomes, the hub has the ledger.
 
-It has the methods of `HubConnection` that workers use. The hub is asked what is settled already; while it is away the worker goes on
-without, and the projection counts nothing twice.
+Which partitions are whose, and how far they are done, is the hub's to say here as well: partitions move when what was begun of them is
+done, and a worker has its own again after a restart of hub or server. (The server's own groups keep members that were connected when it was
+killed, and their partitions with them.) While the hub is away a worker goes on with the partitions that it has; what it does then is done
+again at most, and counted once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,28 +18,27 @@ import structlog
 from fetchbox._core import Delivery, Engine, Follower, Report, Settled
 from fetchbox.broker.hub import HubConnection
 from fetchbox.broker.iggy import IggyLink, Polled, endpoint
-from fetchbox.broker.topics import EVENTS, FINISH, TASKS, WORKERS
+from fetchbox.broker.topics import EVENTS, TASKS
 from fetchbox.config import Config
-from fetchbox.errors import BrokerUnavailable, HubUnavailable
+from fetchbox.errors import HubUnavailable, Refused, Unavailable
 
 log = structlog.get_logger("fetchbox.worker")
 
 POLL_MESSAGES = 1000
 """Most messages of one poll of a partition."""
-REFRESH_SECONDS = 1.0
-"""How often the server is asked which partitions are whose."""
-LEAVE_SECONDS = 30.0
-"""How long a partition that is asked back may take; the server moves it then by itself."""
+WATCH_MS = 5000
+"""How long the hub may hold the question which partitions are ours."""
 IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Waits between looks at partitions that do not grow."""
 SETTLED_TIMEOUT = 2.0
 """Seconds that the hub may take to say what is settled, before the worker goes on without."""
+AGAIN_SECONDS = 0.5
 
 
 class IggyConnection:
     """Tasks, outcomes and events over Iggy, everything else over the hub. Make it inside a running loop and close it there.
 
-    Methods raise BrokerUnavailable when the server is away, and those that ask the hub HubUnavailable and Refused.
+    Methods raise Unavailable when the server or the hub is away, and Refused when the hub says no.
     """
 
     def __init__(self, config: Config, hub: HubConnection) -> None:
@@ -46,10 +46,12 @@ class IggyConnection:
         self._hub = hub
         self._link = IggyLink(to)
         self._events = IggyLink(to)
-        self._tasks = Membership(self._link, TASKS, WORKERS)
-        self._finish = Membership(self._events, EVENTS, FINISH)
+        self._tasks = Reader(self._link, TASKS)
+        self._finish = Reader(self._events, EVENTS)
         self._on_connected: list[Callable[[bool], None]] = []
         self._up: bool | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._uncommitted: dict[int, int] = {}
 
     @property
     def connected(self) -> bool:
@@ -76,38 +78,50 @@ class IggyConnection:
         return await self._hub.query(name, params)
 
     async def join(self, engine: Engine, member: str) -> None:
-        """Enters the workers' group."""
-        try:
-            await self._tasks.refresh(engine.owned(), engine.assign_partitions, now=True)
-        finally:
-            self._tell()
+        """Enters the workers' group, for as long as this connection lives: a hub that comes back is told which partitions are at work
+        here."""
+        if self._watching is None:
+            await self._hub.join(engine, member)
+            self._watching = asyncio.create_task(self._watch(engine, member))
+
+    async def _watch(self, engine: Engine, member: str) -> None:
+        is_member = True
+        while True:
+            try:
+                if not is_member:
+                    await self._hub.join(engine, member)
+                    is_member = True
+                await self._hub.watch(engine, WATCH_MS)
+            except (HubUnavailable, Refused) as error:
+                is_member = False
+                log.debug("the hub cannot say which partitions are ours", error=str(error))
+                await asyncio.sleep(AGAIN_SECONDS)
 
     async def leave(self) -> None:
         """Leaves the group, so that its partitions move at once."""
-        with contextlib.suppress(BrokerUnavailable):
-            await self._link.leave(TASKS, WORKERS)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            self._watching = None
+            await self._hub.leave()
 
     async def release_partitions(self, engine: Engine) -> None:
-        """Nothing is asked back here: the server moves partitions at once."""
+        """Gives up the partitions that are to move and have nothing in flight."""
+        await self._hub.release_partitions(engine)
 
     async def poll(self, engine: Engine, max_messages: int, wait_ms: int) -> Delivery:
         """The next tasks of the partitions that have room; empty when `wait_ms` pass without any."""
+        until = time.monotonic() + wait_ms / 1000
+        quiet = 0
         try:
-            return Delivery.of([(p.partition, p.base_offset, p.messages) for p in await self._poll(engine, max_messages, wait_ms / 1000)])
+            while not (found := await self._tasks.read(engine.positions(), max_messages)) and time.monotonic() < until:
+                if engine.to_release():
+                    break
+                await asyncio.sleep(IDLE_SECONDS[min(quiet, len(IDLE_SECONDS) - 1)])
+                quiet += 1
         finally:
             self._tell()
-
-    async def _poll(self, engine: Engine, most: int, wait: float) -> list[Polled]:
-        until = time.monotonic() + wait
-        quiet = 0
-        while True:
-            await self._tasks.refresh(engine.owned(), engine.assign_partitions)
-            positions = engine.positions()
-            found = await self._tasks.read(positions, most, POLL_MESSAGES)
-            if found or time.monotonic() >= until:
-                return found
-            await asyncio.sleep(IDLE_SECONDS[min(quiet, len(IDLE_SECONDS) - 1)])
-            quiet += 1
+        return Delivery.of([(run.partition, run.base_offset, run.messages) for run in found])
 
     async def settled(self, delivery: Delivery) -> Settled:
         """What is settled already of the delivery's jobs, if the hub says so in time."""
@@ -123,98 +137,60 @@ class IggyConnection:
     async def append(self, report: Report) -> None:
         """Publishes a report, logs and dead letters before the status, and then commits its offsets. Persisted when it returns.
 
-        Half of it may have been published when it fails: it is published again then, and counted once.
+        Half of it may have been published when it fails: it is published again then, and counted once. A hub that is away is told of the
+        offsets later.
         """
         try:
             for topic, partition, messages in report.messages():
                 await self._link.publish(topic, partition, messages)
-            await self._tasks.commit(report.commits())
         finally:
             self._tell()
+        self._uncommitted.update(report.commits())
+        if not self._uncommitted or not self._hub.connected:
+            return
+        try:
+            await self._hub.commit_tasks(list(self._uncommitted.items()))
+            self._uncommitted.clear()
+        except Unavailable as error:
+            log.info("offsets are committed later", error=str(error))
 
     async def follow(self, follower: Follower) -> None:
         """Enters the follower's group."""
-        await self._finish.refresh(follower.partitions(), follower.assign_partitions, now=True)
+        await self._hub.follow(follower)
 
     async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str]]:
         """What comes next: partition, offset behind the message and the job it speaks of."""
         until = time.monotonic() + wait_ms / 1000
         while True:
-            await self._finish.refresh(follower.partitions(), follower.assign_partitions)
-            found = await self._finish.read(follower.positions(), max_messages, max_messages)
+            await self._hub.read(follower, max_messages, 0)
+            found = await self._finish.read(follower.positions(), max_messages)
             if found or time.monotonic() >= until:
-                return follower.take([(p.partition, p.base_offset, p.messages) for p in found])
+                return follower.take([(run.partition, run.base_offset, run.messages) for run in found])
             await asyncio.sleep(IDLE_SECONDS[-1])
 
     async def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> None:
         """The follower's group is done with everything below these offsets."""
-        await self._finish.commit(offsets)
+        await self._hub.commit(follower, offsets)
 
     async def close(self) -> None:
         """Closes both connections to the server; the hub's is its owner's."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await self._link.close()
         await self._events.close()
 
 
-class Membership:
-    """A place in a group, and the partitions that come with it.
+class Reader:
+    """Reads a topic at given places, fairly between its partitions."""
 
-    A partition that is asked back is polled no more, and kept until what was polled of it is done and committed, or the server has moved
-    it.
-    """
-
-    def __init__(self, link: IggyLink, topic: str, group: str) -> None:
+    def __init__(self, link: IggyLink, topic: str) -> None:
         self._link = link
         self._topic = topic
-        self._group = group
-        self._generation = -1
-        self._refreshed = 0.0
         self._turn = 0
-        self.mine: list[int] = []
-        """Those that are polled."""
-        self._leaving: dict[int, float] = {}
 
-    async def refresh(self, held: list[int], assign: Callable[[list[tuple[int, int]]], None], *, now: bool = False) -> None:
-        """Asks the server which partitions are ours, once in a while, and tells who holds them when that has changed."""
-        fresh = self._generation != self._link.generation
-        if not (now or fresh or time.monotonic() - self._refreshed >= REFRESH_SECONDS):
-            return
-        await self._link.join(self._topic, self._group)
-        mine = await self._link.assigned(self._topic, self._group)
-        self._generation, self._refreshed = self._link.generation, time.monotonic()
-        back = [partition for partition in mine if partition in self._leaving]
-        for partition in set(self.mine) - set(mine):
-            self._leaving[partition] = self._refreshed + LEAVE_SECONDS
-        self._leaving = {
-            partition: until for partition, until in self._leaving.items() if until > self._refreshed and partition not in mine
-        }
-        wanted = sorted({*mine, *self._leaving})
-        self.mine = mine
-        if not fresh and not back and wanted == held:
-            return
-        if back:
-            # Somebody else went on with them meanwhile.
-            assign([(partition, 0) for partition in held if partition not in back])
-        known = set(held) - set(back)
-        committed = {p: 0 if p in known else await self._link.committed(self._topic, self._group, p) for p in wanted}
-        assign(list(committed.items()))
-
-    def gone(self, partition: int) -> None:
-        """The server says that it is another member's."""
-        self._leaving.pop(partition, None)
-        if partition in self.mine:
-            self.mine.remove(partition)
-        self._refreshed = 0.0
-
-    async def commit(self, offsets: list[tuple[int, int]]) -> None:
-        """Commits offsets of partitions, as far as they are ours."""
-        for partition, offset in offsets:
-            if not await self._link.commit(self._topic, self._group, partition, offset):
-                self.gone(partition)
-
-    async def read(self, positions: list[tuple[int, int]], most: int, each: int) -> list[Polled]:
+    async def read(self, positions: list[tuple[int, int]], most: int) -> list[Polled]:
         """Messages at these positions, those of other partitions first than last time."""
-        positions = [(partition, offset) for partition, offset in positions if partition in self.mine]
         if not positions:
             return []
         ends = await self._link.ends(self._topic)
@@ -223,7 +199,7 @@ class Membership:
         self._turn += 1
         for at in range(len(news)):
             partition, offset = news[(at + self._turn) % len(news)]
-            runs = await self._link.poll(self._topic, partition, offset, min(each, most), self._group)
+            runs = await self._link.poll(self._topic, partition, offset, min(POLL_MESSAGES, most))
             found.extend(runs)
             most -= sum(len(run.messages) for run in runs)
             if most <= 0:

@@ -12,9 +12,10 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::background::Signal;
 use crate::clock::Clock;
-use crate::config::HubConfig;
+use crate::config::{Broker, HubConfig};
 use crate::db::{Db, DbError};
 use crate::error::HubError;
+use crate::frame::Role;
 use crate::group::{Group, REJOIN};
 use crate::job::JobId;
 use crate::keep::Keep;
@@ -75,7 +76,7 @@ pub struct Core {
     /// Since when clients can come.
     pub serving: OnceLock<Duration>,
     /// Connections that are up. What one of the others asked for may still be on its way: it must not come to own anything.
-    pub connections: Mutex<HashSet<u64>>,
+    pub connections: Mutex<HashMap<u64, Role>>,
     /// Wakes pollers of a topic: after an append, and when a group changed.
     pub wake: Vec<watch::Sender<u64>>,
     /// Wakes whoever publishes the outbox.
@@ -132,7 +133,8 @@ impl Core {
         if topic != Topic::Tasks || !self.interrupted || self.clock.elapsed() >= until {
             return group;
         }
-        group.wait_for_claims(until, |partition| self.committed(topic, name, partition) < self.next.get(topic, partition))
+        let external = self.config.broker == Broker::External;
+        group.wait_for_claims(until, |partition| external || self.committed(topic, name, partition) < self.next.get(topic, partition))
     }
 
     /// The lowest committed offset of any group on a partition; `None` when nobody ever committed there.

@@ -324,7 +324,7 @@ fn manifests_of_posts_that_died_are_removed_and_the_post_cannot_be_accepted_any_
             stores_manifest: true,
             ..Default::default()
         };
-        bed.core().connections.lock().insert(connection);
+        bed.core().connections.lock().insert(connection, crate::frame::Role::Api);
         bed.core().ask(|reply| Command::Reserve { request, connection, reply }).unwrap().job_id
     };
     let accept = |key: &str, id: &str| {

@@ -9,9 +9,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::clock::rfc3339;
+use crate::config::Broker;
 use crate::core::{Core, WORKERS, read_failed};
 use crate::db::{Space, View};
 use crate::error::HubError;
+use crate::frame::Role;
 use crate::job::{JobId, JobRecord, parse_id};
 use crate::manifests::Pack;
 use crate::{query_dlq, query_jobs, query_logs, query_resources, replay_order, streams};
@@ -186,7 +188,11 @@ fn health(core: &Core) -> Value {
         dead.or_else(|| full.then(|| "the ledger's disk is full".to_owned())).or_else(|| short.then(|| crate::core::SHORT.to_owned()));
     let store_full = core.store_full.load(std::sync::atomic::Ordering::Relaxed);
     let storage = store_full.then(|| "the local store's disk is full".to_owned()).or_else(|| core.manifest_trouble.lock().clone());
-    let workers = core.groups.lock().get(&(Topic::Tasks as u8, WORKERS.to_owned())).map_or(0, |group| group.members().len());
+    let workers = match core.config.broker {
+        Broker::Embedded => core.groups.lock().get(&(Topic::Tasks as u8, WORKERS.to_owned())).map_or(0, |group| group.members().len()),
+        // The group is the broker's; but workers are connected here as well.
+        Broker::External => core.connections.lock().values().filter(|role| **role == Role::Worker).count(),
+    };
     let broker = behind.then(|| "the outbox is full".to_owned()).or_else(|| core.broker_trouble.lock().clone());
     let degraded = ledger.is_some() || storage.is_some() || broker.is_some();
     json!({
@@ -198,6 +204,7 @@ fn health(core: &Core) -> Value {
         },
         "workers": workers,
         "outbox_bytes": outbox,
+        "outbox_full": behind,
     })
 }
 

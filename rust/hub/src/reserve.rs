@@ -68,7 +68,7 @@ impl Writer {
 
     /// Answers a reserve, or lets it wait for the live owner of its key.
     pub(crate) fn reserve(&mut self, request: ReserveRequest, connection: u64, reply: Reply<ReserveReply>) {
-        if reply.is_closed() || !self.core.connections.lock().contains(&connection) {
+        if reply.is_closed() || !self.core.connections.lock().contains_key(&connection) {
             // Whoever asked is gone: it must not come to own the key, which nobody would take from it.
             return;
         }
@@ -223,7 +223,7 @@ mod tests {
             let request = ReserveRequest { tenant: "t".into(), job_type: "j".into(), key: "k".into(), job_id, ..Default::default() };
             core.ask(|reply| Command::Reserve { request, connection, reply })
         };
-        core.connections.lock().insert(2);
+        core.connections.lock().insert(2, crate::frame::Role::Api);
         // Its end was told before its request came by, and will not be told again.
         core.commands.blocking_send(Command::Disconnected { connection: 1 }).unwrap();
         assert!(matches!(reserve(1), Err(HubError::Unavailable(_))));

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::config::Broker;
 use crate::core::{Core, read_failed};
 use crate::db::Space;
 use crate::error::HubError;
@@ -174,7 +175,7 @@ fn member(core: &Core, connection: u64, op: Op, request: &JoinRequest) -> Result
     }
     let now = core.clock.elapsed();
     let mut groups = core.groups.lock();
-    if !core.connections.lock().contains(&connection) {
+    if !core.connections.lock().contains_key(&connection) {
         // A member that nobody would ever miss would keep its partitions for good.
         return Err(HubError::Unavailable("the connection is gone".into()));
     }
@@ -195,6 +196,10 @@ async fn poll(core: &Arc<Core>, mut request: PollRequest) -> Result<PollReply, H
     let topic = topic(request.topic)?;
     let deadline = Instant::now() + Duration::from_millis(request.wait_ms.into()).min(LONGEST_POLL);
     let mut wake = core.wake[topic as usize].subscribe();
+    if core.config.broker == Broker::External {
+        // Members are told here which partitions are theirs; what is in them they read from the broker.
+        request.positions.clear();
+    }
     if !request.positions.is_empty() {
         // Limits cut at the end: everybody is first once in a while.
         let turn = TURN.fetch_add(1, Ordering::Relaxed) % request.positions.len();

@@ -160,7 +160,7 @@ async fn connection(core: Arc<Core>, halves: Halves, connection: u64, place: Opt
     }
     drop(place);
     reader.decoder_mut().set_max_frame_length(MAX_FRAME);
-    core.connections.lock().insert(connection);
+    core.connections.lock().insert(connection, role);
     let _goodbye = Goodbye { core: Arc::clone(&core), connection };
     let peer = Peer { connection, role };
     let (replies, outgoing) = mpsc::channel::<Outgoing>(IN_FLIGHT);

@@ -203,6 +203,32 @@ impl HubClient {
         })
     }
 
+    /// Waits until the assignment changes, and takes it over.
+    fn watch(&self, engine: &Bound<'_, Engine>, wait_ms: u32) -> PyResult<u64> {
+        let (member, epoch) = lock(&self.membership).clone();
+        let request = PollRequest { topic: Topic::Tasks as u32, group: GROUP.to_owned(), member, epoch, wait_ms, ..Default::default() };
+        let membership = Arc::clone(&self.membership);
+        let engine = engine.clone().unbind();
+        self.call(|client| async move {
+            if let Some(assignment) = client.poll(request).await?.assignment {
+                lock(&membership).1 = assignment.epoch;
+                engine.get().assign(&assignment);
+            }
+            Ok(Reply::Nothing)
+        })
+    }
+
+    /// Commits offsets of the workers' group, without anything to append.
+    fn commit_tasks(&self, offsets: Vec<(u32, u64)>) -> PyResult<u64> {
+        let (member, _) = lock(&self.membership).clone();
+        let commit = |(partition, offset)| Commit { topic: Topic::Tasks as u32, group: GROUP.to_owned(), partition, offset };
+        let request = AppendRequest { member, entries: Vec::new(), commits: offsets.into_iter().map(commit).collect() };
+        self.call(|client| async move {
+            client.append(request).await?;
+            Ok(Reply::Nothing)
+        })
+    }
+
     /// Enters the follower's group.
     fn follow(&self, follower: &Bound<'_, Follower>) -> PyResult<u64> {
         let follower = follower.clone().unbind();

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fetchbox_engine::report::{self, Context, Entry};
 use fetchbox_engine::window::{Malformed, Placed, Window};
 use fetchbox_engine::{AddressPolicy, EngineConfig, EngineError, FetchConfig, FinishedKind, News, Reuse, Submission};
-use fetchbox_hub::{Assignment, Owned};
+use fetchbox_hub::Assignment;
 use fetchbox_model::failure::Code;
 use fetchbox_model::reuse::Remembered;
 use prost::Message;
@@ -312,20 +312,9 @@ impl Engine {
         })
     }
 
-    /// Takes an assignment over: partitions with what is committed of them. What goes is forgotten.
-    fn assign_partitions(&self, owned: Vec<(u32, u64)>) {
-        let partitions = owned.into_iter().map(|(partition, committed)| Owned { partition, committed, revoking: false }).collect();
-        self.assign(&Assignment { epoch: 0, partitions });
-    }
-
     /// Partitions that have room, with their next offset.
     fn positions(&self) -> Vec<(u32, u64)> {
         lock(&self.window).positions()
-    }
-
-    /// Partitions that are assigned.
-    fn owned(&self) -> Vec<u32> {
-        lock(&self.window).owned()
     }
 
     fn unload(&self) {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use fetchbox_hub::{Assignment, JoinRequest, Owned, PollReply, PollRequest, PolledBatch, Position};
+use fetchbox_hub::{Assignment, JoinRequest, PollReply, PollRequest, PolledBatch, Position};
 use fetchbox_model::batch;
 use fetchbox_model::message::JobStatus;
 use fetchbox_model::stream::Topic;
@@ -54,12 +54,6 @@ impl Follower {
     /// Where it reads on, by partition.
     fn positions(&self) -> Vec<(u32, u64)> {
         lock(&self.state).positions.iter().map(|(&partition, &next)| (partition, next)).collect()
-    }
-
-    /// Takes an assignment over: partitions with what is committed of them. Those that it has already go on where they are.
-    fn assign_partitions(&self, owned: Vec<(u32, u64)>) {
-        let partitions = owned.into_iter().map(|(partition, committed)| Owned { partition, committed, revoking: false }).collect();
-        self.assign(&Assignment { epoch: 0, partitions });
     }
 
     /// Moves on behind messages that were read, and tells of each: partition, offset behind it, and the job that it speaks of.
