@@ -298,9 +298,13 @@ class Engine:
     def _wants_more(self) -> bool:
         """Whether another chunk stays within the window ahead. It grows to the limit while slots stand free: tasks of bad hosts wait in it
         for their time, and those of good ones have to find room beside them."""
-        if self._ahead + self._chunk > self._window and self._window < AHEAD_LIMIT and self._engine.has_room():
+        if self._is_full and self._window < AHEAD_LIMIT and self._engine.has_room():
             self._window = min(self._window + self._chunk, AHEAD_LIMIT)
-        return self._ahead + self._chunk <= self._window
+        return not self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        return self._ahead + self._chunk > self._window
 
     @property
     def _next_chunk(self) -> int:
@@ -336,7 +340,7 @@ class Engine:
                     return
                 if paused:
                     finished.poll(PAUSE_MS)
-                elif exhausted or not self._wants_more:
+                elif exhausted or self._is_full:
                     if self._ahead > GATHER:
                         pause.poll(GATHER_MS)
                     finished.poll(WAIT_MS)

@@ -154,6 +154,8 @@ impl Core {
                     }
                     attempt::run(&self, &mut item, &mut learned, &mut timer, answered).await.map(Ended::Kept)
                 };
+                // Pinned where it is: moved into one wrapper after the other it would be copied each time, and it is large.
+                let attempt = std::pin::pin!(attempt);
                 match Abortable::new(AssertUnwindSafe(attempt).catch_unwind(), registration).await {
                     Ok(Ok(Ok(ended))) => ended,
                     Ok(Ok(Err(failure))) => Ended::Failed(failure),

@@ -165,9 +165,10 @@ async fn attempt(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
             body::discard(&mut attempt, response).await;
             return Err(failure);
         }
-        let declared = text(&response.head.headers, header::CONTENT_TYPE);
+        let declared = response.head.headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let declared = declared.unwrap_or_default();
         if let Some(reason) = attempt.profile.filter.head(&declared, body::content_length(&response)) {
-            attempt.learned.content_type = declared;
+            attempt.learned.content_type = declared.into_owned();
             body::discard(&mut attempt, response).await;
             return Err(filtered(reason, status));
         }

@@ -164,6 +164,8 @@ fn plain_head(data: &[u8]) -> Option<(usize, u64, HeaderMap)> {
     }
     let mut map = HeaderMap::with_capacity(response.headers.len());
     let mut length = None;
+    // All values are parts of one copy.
+    let shared = Bytes::copy_from_slice(&data[..head]);
     for field in response.headers.iter() {
         let name = match kind(field.name) {
             Kind::Other => HeaderName::from_bytes(field.name.as_bytes()).ok()?,
@@ -177,7 +179,12 @@ fn plain_head(data: &[u8]) -> Option<(usize, u64, HeaderMap)> {
             }
             Kind::Known(name) => name,
         };
-        map.append(name, HeaderValue::from_bytes(field.value).ok()?);
+        let begin = field.value.as_ptr().addr().checked_sub(data.as_ptr().addr()).filter(|begin| begin + field.value.len() <= head);
+        let value = match begin {
+            Some(begin) => HeaderValue::from_maybe_shared(shared.slice(begin..begin + field.value.len())),
+            None => HeaderValue::from_bytes(field.value),
+        };
+        map.append(name, value.ok()?);
     }
     Some((head, length?, map))
 }
