@@ -17,6 +17,7 @@ use crate::manifests::Blob;
 use crate::record::Part;
 use crate::reserve::{OWN_KEY, Reserved, check_body};
 use crate::stage::Touched;
+use crate::tell::Said;
 use crate::writer::Writer;
 
 impl Writer {
@@ -128,7 +129,7 @@ impl Writer {
         let mut record =
             JobRecord { facts, counts, spans, updated_ms: now_ms, reservation: reservation.unwrap_or_default(), ..Default::default() };
         (record.log_partition, record.log_offset) = if log.is_empty() {
-            self.publish_log(&record, "accepted", &[("resources", counts.total.to_string())])
+            self.publish_log(&record, "accepted", &[("resources", Said::Number(counts.total))])
         } else {
             let partition = fetchbox_model::manifest::partition_of(&record.facts.job_id, self.core.partitions(Topic::Logs));
             let count = batch::count(&log).unwrap_or(0);
@@ -139,7 +140,7 @@ impl Writer {
             record.manifest_blob = self.stage.add_manifest(&mut self.manifest_next, Blob { job_id, job_type, body });
             self.new_manifest = true;
         }
-        self.publish_status(Topic::Status, &record.status(now_ms));
+        self.publish_status(Topic::Status, &record);
         let empty = counts.total == 0;
         self.stage.jobs.insert(id, Touched { record: Box::new(record), changed: true, listed: None, outcomes: Vec::new(), objects: None });
         if empty {

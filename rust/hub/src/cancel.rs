@@ -89,9 +89,9 @@ impl Writer {
             job.outcomes.push(Bytes::from(outcome.encode_to_vec()));
         }
         job.changed = true;
-        let status = job.record.status(now_ms);
+        let cancelled = job.record.clone();
         self.totals = totals;
-        self.publish_status(Topic::Status, &status);
+        self.publish_status(Topic::Status, &cancelled);
         if record.counted_by_id {
             self.close_direct(&id)?;
         } else {

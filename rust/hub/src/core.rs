@@ -17,7 +17,7 @@ use crate::db::{Db, DbError};
 use crate::error::HubError;
 use crate::frame::Role;
 use crate::group::{Group, REJOIN};
-use crate::job::JobId;
+use crate::job::{JobHash, JobId};
 use crate::keep::Keep;
 use crate::metrics::Metrics;
 use crate::tail::Tail;
@@ -65,7 +65,7 @@ pub struct Core {
     /// The newest records of `jobs.tasks`.
     pub tail: Tail,
     /// Jobs with something pending and nothing settled, as far as remembered: workers ask of every job, and of most just after it came.
-    pub untouched: Mutex<HashSet<JobId>>,
+    pub untouched: Mutex<HashSet<JobId, JobHash>>,
     /// First offset that each partition still holds.
     pub start: Offsets,
     /// Committed offsets by topic, group and partition.

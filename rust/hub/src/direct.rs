@@ -18,6 +18,7 @@ use crate::job::{Counts, JobId, JobRecord, id_text};
 use crate::keys;
 use crate::outcome::StatusPart;
 use crate::stage::Touched;
+use crate::tell::Said;
 use crate::writer::{Command, Writer};
 
 /// Most resources of such a job; its indexes are bits of its record.
@@ -54,7 +55,7 @@ impl Writer {
         let counts = Counts { total: u64::from(total), ..Default::default() };
         self.totals.total += counts.total;
         let mut record = JobRecord { facts, counts, updated_ms: now_ms, direct: true, counted_by_id: total == 0, ..Default::default() };
-        (record.log_partition, record.log_offset) = self.publish_log(&record, "seen", &[("resources", total.to_string())]);
+        (record.log_partition, record.log_offset) = self.publish_log(&record, "seen", &[("resources", Said::Number(u64::from(total)))]);
         let touched = Touched { record: Box::new(record), changed: true, listed: None, outcomes: Vec::new(), objects: None };
         self.stage.jobs.insert(*id, touched);
         true

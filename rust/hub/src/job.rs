@@ -1,7 +1,7 @@
 //! What the ledger keeps of a job, and the rules by which outcomes count.
 
 use bytes::Bytes;
-use fetchbox_model::message::{JobState, JobStatus, ResourceState};
+use fetchbox_model::message::{JobState, ResourceState};
 use fetchbox_model::state;
 use prost::Message;
 use uuid::Uuid;
@@ -10,6 +10,9 @@ use crate::frame::{Generation, JobFacts};
 
 /// A job's id as the database knows it.
 pub type JobId = [u8; 16];
+
+/// Hashes ids: seeded, and a small part of what the standard library's costs.
+pub type JobHash = foldhash::fast::RandomState;
 
 /// The id in a text, if it is a UUID.
 pub fn parse_id(text: &str) -> Option<JobId> {
@@ -251,29 +254,6 @@ impl JobRecord {
     /// Indexes without an outcome.
     pub fn pending(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.counts.total as u32).filter(|&index| !self.is_settled(index))
-    }
-
-    /// The job as a message for the streams, without outcomes.
-    pub fn status(&self, now_ms: u64) -> JobStatus {
-        let error = self.last_error.clone().unwrap_or_default();
-        JobStatus {
-            job_id: self.facts.job_id.clone(),
-            job_type: self.facts.job_type.clone(),
-            state: self.state() as i32,
-            resources_total: self.counts.total as u32,
-            resources_completed: self.counts.stored as u32,
-            resources_failed: self.counts.failed as u32,
-            manifest_key: self.facts.manifest_key.clone(),
-            tenant: self.facts.tenant.clone(),
-            last_error_code: error.code,
-            last_error_message: error.message,
-            log_offset: self.log_offset,
-            timestamp_ms: now_ms,
-            resources_reused: self.counts.reused as u32,
-            resources_filtered: self.counts.filtered as u32,
-            resources_cancelled: self.counts.cancelled as u32,
-            outcomes: Vec::new(),
-        }
     }
 }
 

@@ -64,6 +64,7 @@ mod stream;
 mod streams;
 mod sweep;
 mod tail;
+mod tell;
 mod upkeep;
 #[cfg(test)]
 mod upkeep_tests;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::db::{Batch, Db, DbError, Item, Space, View};
-use crate::job::{JobId, JobRecord};
+use crate::job::{JobHash, JobId, JobRecord};
 use crate::keys::{self, Listing};
 
 /// Time of creation and id: what listings are ordered by.
@@ -141,7 +141,7 @@ impl<I: Iterator<Item = Item>> Iterator for Slots<I> {
 #[derive(Debug, Default)]
 pub struct Recent {
     /// Sequence of the commit that made a job active.
-    since: HashMap<JobId, u64>,
+    since: HashMap<JobId, u64, JobHash>,
     /// What each commit made active, and when.
     packs: VecDeque<(u64, Duration, Vec<Place>)>,
     /// Jobs in all packs.

@@ -1,7 +1,7 @@
 //! Manifests into the local store: the bytes came with the job's commit, the files follow.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use fetchbox_failpoint::fail_point;
 use fetchbox_model::key::ObjectKey;
 use prost::Message;
@@ -23,6 +23,8 @@ use crate::writer::Command;
 
 /// Manifests of a commit share values of about this size.
 pub const PACK_BYTES: usize = 256 << 10;
+/// Manifests beyond this size are not compressed.
+const WORTH_PACKING: usize = 4 << 10;
 /// Files written before one sync makes all of them durable.
 const ROUND: usize = 256;
 /// How long to wait after a failure, such as a full disk.
@@ -54,7 +56,25 @@ pub struct Pack {
 impl Pack {
     /// The value.
     pub fn pack(&self) -> Vec<u8> {
-        lz4_flex::block::compress_prepend_size(&self.encode_to_vec())
+        if self.blobs.iter().any(|blob| blob.body.len() > WORTH_PACKING) {
+            self.literal()
+        } else {
+            lz4_flex::block::compress_prepend_size(&self.encode_to_vec())
+        }
+    }
+
+    /// The value as a block that is one run of literals: what lies in the database for a moment only is not worth the time that compressing takes.
+    fn literal(&self) -> Vec<u8> {
+        let len = self.encoded_len();
+        let mut value = Vec::with_capacity(4 + 2 + len / 255 + len);
+        value.put_u32_le(len as u32);
+        value.put_u8((len.min(15) as u8) << 4);
+        if let Some(rest) = len.checked_sub(15) {
+            value.put_bytes(0xff, rest / 255);
+            value.put_u8((rest % 255) as u8);
+        }
+        self.encode_raw(&mut value);
+        value
     }
 
     /// What [`Self::pack`] made.
@@ -100,7 +120,7 @@ pub fn run(core: &Arc<Core>) {
 /// Writes a few hundred files and makes them durable; the sequence below which all are.
 fn round(core: &Core, root: &Path, head: u64) -> Result<u64, String> {
     let (mut below, mut files) = (head, 0);
-    let mut directories = Directories { root, open: HashMap::new() };
+    let mut directories = Directories { root, open: HashMap::new(), nameless: true };
     'packs: for item in core.db.range(Space::Manifests, &head.to_be_bytes(), &[0xff; 9]) {
         let (key, value) = item.map_err(|error| error.0)?;
         for blob in Pack::unpack(&value).map_err(|error| error.to_string())?.blobs {
@@ -130,6 +150,8 @@ fn round(core: &Core, root: &Path, head: u64) -> Result<u64, String> {
 struct Directories<'a> {
     root: &'a Path,
     open: HashMap<String, File>,
+    /// Whether files can be made without a name and linked when they are whole.
+    nameless: bool,
 }
 
 impl Directories<'_> {
@@ -144,32 +166,45 @@ impl Directories<'_> {
             self.open.insert(parent.to_owned(), opened);
         }
         let Some(parent) = self.open.get(parent) else { return Ok(()) };
-        write_at(parent, job, name, &blob.body).map_err(failed)
+        write_at(parent, job, name, &blob.body, &mut self.nameless).map_err(failed)
     }
 }
 
-/// Writes a file into a directory of its own below an open one: aside first, then renamed.
-fn write_at(parent: &File, directory: &str, name: &str, body: &[u8]) -> std::io::Result<()> {
-    let (made, aside, path) =
-        (CString::new(directory)?, CString::new(format!("{directory}/.{name}.tmp"))?, CString::new(format!("{directory}/{name}"))?);
-    let parent = parent.as_raw_fd();
-    // SAFETY: in all four calls `parent` is open, and the names are NUL-terminated and outlive the call.
-    if unsafe { libc::mkdirat(parent, made.as_ptr(), 0o755) } != 0 {
+/// Writes a file into a directory of its own below an open one, so that it appears whole: without a name until then where the file system has that,
+/// otherwise aside and then renamed.
+fn write_at(parent: &File, directory: &str, name: &str, body: &[u8], nameless: &mut bool) -> std::io::Result<()> {
+    let (made, path) = (CString::new(directory)?, CString::new(format!("{directory}/{name}"))?);
+    // SAFETY: `parent` is open, and the name is NUL-terminated and outlives the call.
+    if unsafe { libc::mkdirat(parent.as_raw_fd(), made.as_ptr(), 0o755) } != 0 {
         let error = std::io::Error::last_os_error();
         if error.kind() != std::io::ErrorKind::AlreadyExists {
             return Err(error);
         }
     }
-    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
-    // SAFETY: see above.
-    let opened = unsafe { libc::openat(parent, aside.as_ptr(), flags, 0o644) };
-    if opened < 0 {
-        return Err(std::io::Error::last_os_error());
+    if *nameless {
+        *nameless = link_at(parent, &path, body)?;
+        if *nameless {
+            return Ok(());
+        }
     }
-    // SAFETY: the descriptor was just opened and is nobody else's.
-    let mut file = unsafe { File::from_raw_fd(opened) };
+    rename_at(parent, &CString::new(format!("{directory}/.{name}.tmp"))?, &path, body)
+}
+
+/// Makes a file without a name and links it when it is whole; false when that cannot be done here, or there is a file of that name.
+fn link_at(parent: &File, path: &CStr, body: &[u8]) -> std::io::Result<bool> {
+    let flags = libc::O_WRONLY | libc::O_TMPFILE | libc::O_CLOEXEC;
+    let Ok(mut file) = open_at(parent, c".", flags) else { return Ok(false) };
+    file.write_all(body)?;
+    // SAFETY: both descriptors are open, and the names are NUL-terminated and outlive the call.
+    Ok(unsafe { libc::linkat(file.as_raw_fd(), c"".as_ptr(), parent.as_raw_fd(), path.as_ptr(), libc::AT_EMPTY_PATH) } == 0)
+}
+
+/// Writes a file aside and renames it.
+fn rename_at(parent: &File, aside: &CStr, path: &CStr, body: &[u8]) -> std::io::Result<()> {
+    let mut file = open_at(parent, aside, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC)?;
+    let parent = parent.as_raw_fd();
     let written = file.write_all(body).and_then(|()| {
-        // SAFETY: see above.
+        // SAFETY: `parent` is open, and the names are NUL-terminated and outlive the call.
         if unsafe { libc::renameat(parent, aside.as_ptr(), parent, path.as_ptr()) } == 0 {
             Ok(())
         } else {
@@ -184,6 +219,16 @@ fn write_at(parent: &File, directory: &str, name: &str, body: &[u8]) -> std::io:
     written
 }
 
+fn open_at(parent: &File, path: &CStr, flags: libc::c_int) -> std::io::Result<File> {
+    // SAFETY: `parent` is open, and the name is NUL-terminated and outlives the call.
+    let opened = unsafe { libc::openat(parent.as_raw_fd(), path.as_ptr(), flags, 0o644) };
+    if opened < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just opened and is nobody else's.
+    Ok(unsafe { File::from_raw_fd(opened) })
+}
+
 /// One sync of the store's file system for the whole round.
 fn sync(root: &Path) -> Result<(), String> {
     let directory = File::open(root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
@@ -192,4 +237,43 @@ fn sync(root: &Path) -> Result<(), String> {
         return Err(format!("cannot sync {}: {}", root.display(), std::io::Error::last_os_error()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_come_back_compressed_or_not() {
+        let blob = |size: usize| Blob { job_id: "j".into(), job_type: "t".into(), body: vec![b'{'; size].into() };
+        for sizes in [&[10usize, 10, 10][..], &[WORTH_PACKING], &[WORTH_PACKING + 1], &[7, 100_000], &[]] {
+            let pack = Pack { blobs: sizes.iter().map(|&size| blob(size)).collect() };
+            assert_eq!(Pack::unpack(&pack.pack()).unwrap(), pack);
+        }
+        // Every length at which the run's own length changes its form.
+        for size in (0..600).chain([65_535, 65_536]) {
+            let pack = Pack { blobs: vec![blob(size)] };
+            assert_eq!(Pack::unpack(&pack.literal()).unwrap(), pack);
+        }
+        assert!(Pack::unpack(b"xx").is_err() && Pack::unpack(&[0xff; 9]).is_err());
+    }
+
+    #[test]
+    fn a_manifest_appears_whole_replaces_what_is_there_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = File::open(dir.path()).unwrap();
+        for nameless in [true, false] {
+            let job = format!("job-{nameless}");
+            for body in [&b"first"[..], &[b'b'; 100_000], b""] {
+                let mut able = nameless;
+                write_at(&parent, &job, "manifest.json", body, &mut able).unwrap();
+                let names: Vec<_> = std::fs::read_dir(dir.path().join(&job)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                assert_eq!(
+                    (names, std::fs::read(dir.path().join(&job).join("manifest.json")).unwrap()),
+                    (vec!["manifest.json".into()], body.to_vec())
+                );
+            }
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 }

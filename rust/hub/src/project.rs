@@ -19,6 +19,7 @@ use crate::job::{JobId, LastError, Verdict, parse_id};
 use crate::keys;
 use crate::outcome::{self, Object, OutcomePart, StatusPart};
 use crate::record::Part;
+use crate::tell::Said;
 use crate::writer::Writer;
 
 /// Longest error message that a job's record keeps, bytes; the outcome has all of it.
@@ -209,14 +210,14 @@ impl Writer {
         let record = &job.record;
         let counts = record.counts;
         fail_point!("hub::event::before");
-        self.publish_status(Topic::Events, &record.status(now_ms));
+        self.publish_status(Topic::Events, record);
         let fields = [
-            ("state", job_state_name(record.state()).to_owned()),
-            ("stored", counts.stored.to_string()),
-            ("reused", counts.reused.to_string()),
-            ("filtered", counts.filtered.to_string()),
-            ("failed", counts.failed.to_string()),
-            ("cancelled", counts.cancelled.to_string()),
+            ("state", Said::Text(job_state_name(record.state()))),
+            ("stored", Said::Number(counts.stored)),
+            ("reused", Said::Number(counts.reused)),
+            ("filtered", Said::Number(counts.filtered)),
+            ("failed", Said::Number(counts.failed)),
+            ("cancelled", Said::Number(counts.cancelled)),
         ];
         let (_, offset) = self.publish_log(record, SETTLED, &fields);
         // Where the line will stand in an external broker is known when it is read back.

@@ -19,6 +19,7 @@ use crate::dlq::{self, Letter, Letters, Place, Shelf, Which};
 use crate::error::HubError;
 use crate::job::{JobId, TaskSpan};
 use crate::outcome::{self, Object};
+use crate::tell::Said;
 use crate::writer::Writer;
 
 /// A dead letter on its way back to `jobs.tasks`.
@@ -122,8 +123,8 @@ impl Writer {
         job.record.spans.retain(|span| span.offset + u64::from(span.count) > core.start.get(Topic::Tasks, span.partition));
         job.record.spans.extend(spans);
         let record = job.record.clone();
-        self.publish_log(&record, "replayed", &[("resources", revived.to_string())]);
-        self.publish_status(Topic::Status, &record.status(now_ms));
+        self.publish_log(&record, "replayed", &[("resources", Said::Number(revived))]);
+        self.publish_status(Topic::Status, &record);
         done.count += revived;
         Ok(())
     }

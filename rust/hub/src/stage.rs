@@ -11,7 +11,7 @@ use prost::Message;
 use crate::db::{Batch, Space};
 use crate::dlq::{self, Letter, Letters, Shelf};
 use crate::frame::Entry;
-use crate::job::{JobId, JobRecord};
+use crate::job::{JobHash, JobId, JobRecord};
 use crate::keys::{self, Listing};
 use crate::listing::{self, Place, Recent};
 use crate::manifests::{Blob, PACK_BYTES, Pack};
@@ -81,7 +81,7 @@ pub struct Stage {
     /// Payload bytes collected so far.
     pub bytes: usize,
     /// Jobs looked at or changed.
-    pub jobs: HashMap<JobId, Touched>,
+    pub jobs: HashMap<JobId, Touched, JobHash>,
     /// Entries for an external broker.
     pub outbox: Vec<Entry>,
     /// Jobs cancelled.
@@ -116,7 +116,7 @@ pub struct Visible {
 impl Stage {
     /// An empty group; `jobs` will perhaps be looked at.
     pub fn new(now_ms: u64, sequence: u64, jobs: usize) -> Self {
-        Self { now_ms, sequence, jobs: HashMap::with_capacity(jobs), ..Self::default() }
+        Self { now_ms, sequence, jobs: HashMap::with_capacity_and_hasher(jobs, JobHash::default()), ..Self::default() }
     }
 
     /// Sets a key.
@@ -144,13 +144,13 @@ impl Stage {
         tail.add(base, part);
     }
 
-    /// Adds one message of the hub's own behind everything in its partition, at `base`. Those of a group are packed together: a batch for each would
+    /// Adds one encoded message of the hub's own behind everything in its partition, at `base`. Those of a group are packed together: a batch for each would
     /// cost more than all the rest of a small job.
-    pub fn append_message(&mut self, topic: u8, partition: u32, base: u64, message: &impl Message) {
+    pub fn append_message(&mut self, topic: u8, partition: u32, base: u64, message: &[u8]) {
         let tail = self.tails.entry((topic, partition)).or_default();
         let (_, builder) = tail.own.get_or_insert_with(|| (base, BatchBuilder::default()));
         let before = builder.raw_len();
-        builder.push(message);
+        builder.push_encoded(message);
         self.bytes += builder.raw_len() - before;
         if builder.raw_len() >= OWN_BATCH_BYTES {
             tail.close();
@@ -236,7 +236,10 @@ impl Stage {
         let mut begun = Vec::new();
         crate::reuse::stage_packs(&mut self);
         visible.jobs.reserve(self.jobs.len());
-        for (id, mut job) in std::mem::take(&mut self.jobs) {
+        // In the order of their keys: neighbours in the memtable are found in what is in the processor's cache already.
+        let mut jobs: Vec<_> = std::mem::take(&mut self.jobs).into_iter().collect();
+        jobs.sort_unstable_by_key(|(id, _)| *id);
+        for (id, mut job) in jobs {
             if job.changed {
                 let place = (job.record.facts.created_ms, id);
                 let is = keys::state_listing(&job.record);
@@ -335,10 +338,10 @@ mod tests {
     fn messages_of_the_hub_share_a_batch_until_another_comes_behind_them() {
         let mut stage = Stage::default();
         let log = |id: &str| fetchbox_model::message::JobLog { job_id: id.into(), ..Default::default() };
-        stage.append_message(4, 0, 10, &log("a"));
-        stage.append_message(4, 0, 11, &log("b"));
+        stage.append_message(4, 0, 10, &log("a").encode_to_vec());
+        stage.append_message(4, 0, 11, &log("b").encode_to_vec());
         stage.append(4, 0, 12, part(3, 10));
-        stage.append_message(4, 0, 15, &log("c"));
+        stage.append_message(4, 0, 15, &log("c").encode_to_vec());
         let tail = stage.tails.get_mut(&(4, 0)).unwrap();
         tail.close();
         let (base, parts) = &tail.records[0];

@@ -23,6 +23,7 @@ use crate::error::HubError;
 use crate::job::{JobId, JobRecord, TaskSpan};
 use crate::keys;
 use crate::record::{self, Part};
+use crate::tell::Said;
 use crate::upkeep::MOVER;
 use crate::writer::{Command, Writer};
 
@@ -313,7 +314,7 @@ impl Writer {
         if sum == 0 {
             return Ok(0);
         }
-        self.publish_log(&record, "tasks that were lost are back in the queue", &[("resources", sum.to_string())]);
+        self.publish_log(&record, "tasks that were lost are back in the queue", &[("resources", Said::Number(sum))]);
         self.core.keep.swept.add(sum);
         if let Some(job) = self.job(id)? {
             job.record.spans.extend(spans);

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
-use fetchbox_model::message::{JobLog, JobStatus, LogLevel};
 use fetchbox_model::stream::Topic;
 use hashlink::LruCache;
 use prost::Message;
@@ -33,6 +32,7 @@ use crate::reply::Reply;
 use crate::reserve::Owners;
 use crate::stage::{Stage, Touched};
 use crate::sweep::Returned;
+use crate::tell::{self, Said};
 
 /// A group takes at most this many commands and, once above, no more bytes.
 const GROUP_COMMANDS: usize = 2048;
@@ -188,6 +188,10 @@ pub struct Writer {
     cache: LruCache<JobId, Box<JobRecord>>,
     sequence: u64,
     side: File,
+    /// Where messages are encoded.
+    scratch: Vec<u8>,
+    /// The last job whose partitions were asked for, and what they follow from.
+    hashed: (String, u64),
     done: Vec<Answer>,
     stopping: bool,
 }
@@ -227,6 +231,8 @@ impl Writer {
             cache: LruCache::new(CACHED_JOBS),
             sequence: start.sequence,
             side: start.side,
+            scratch: Vec::new(),
+            hashed: <_>::default(),
             done: Vec::new(),
             stopping: false,
             core,
@@ -468,7 +474,10 @@ impl Writer {
                 } else if new && record.counts.total > 0 && untouched.len() < UNTOUCHED_JOBS {
                     untouched.insert(id);
                 }
-                self.cache.insert(id, record);
+                // A settled job is hardly ever looked at again.
+                if record.finished_ms == 0 {
+                    self.cache.insert(id, record);
+                }
             }
         }
         if std::mem::take(&mut self.new_manifest) {
@@ -558,36 +567,40 @@ impl Writer {
         }
     }
 
-    /// Publishes one message to the partition that its job's messages go to.
-    pub(crate) fn publish_one(&mut self, topic: Topic, job_id: &str, message: &impl Message) -> (u32, u64) {
-        let partition = fetchbox_model::manifest::partition_of(job_id, self.core.partitions(topic));
-        if self.core.config.broker == Broker::Embedded {
-            let Some(base) = self.take_offsets(topic, partition, 1) else { return (partition, 0) };
-            self.stage.append_message(topic as u8, partition, base, message);
-            return (partition, base);
+    /// Publishes the message that `tell` encodes to the partition that its job's messages go to.
+    fn publish_one(&mut self, topic: Topic, job_id: &str, tell: impl FnOnce(&mut Vec<u8>)) -> (u32, u64) {
+        let partition = self.partition_of(job_id, self.core.partitions(topic));
+        let mut message = std::mem::take(&mut self.scratch);
+        message.clear();
+        tell(&mut message);
+        let base = if self.core.config.broker == Broker::Embedded {
+            self.take_offsets(topic, partition, 1).inspect(|base| self.stage.append_message(topic as u8, partition, *base, &message))
+        } else {
+            let mut builder = fetchbox_model::batch::BatchBuilder::default();
+            builder.push_encoded(&message);
+            builder.finish().map(|batch| self.publish(topic, partition, batch.count, batch.bytes))
+        };
+        self.scratch = message;
+        (partition, base.unwrap_or(0))
+    }
+
+    /// The partition of a job's messages. A job is asked for twice or three times in a row.
+    fn partition_of(&mut self, job_id: &str, partitions: u32) -> u32 {
+        if self.hashed.0 != job_id {
+            self.hashed = (job_id.to_owned(), fetchbox_model::manifest::head_of(job_id));
         }
-        let mut builder = fetchbox_model::batch::BatchBuilder::default();
-        builder.push(message);
-        let base = builder.finish().map_or(0, |batch| self.publish(topic, partition, batch.count, batch.bytes));
-        (partition, base)
+        fetchbox_model::manifest::partition_at(self.hashed.1, partitions)
     }
 
     /// Publishes a job's status.
-    pub(crate) fn publish_status(&mut self, topic: Topic, status: &JobStatus) {
-        self.publish_one(topic, &status.job_id, status);
+    pub(crate) fn publish_status(&mut self, topic: Topic, job: &JobRecord) {
+        let now_ms = self.stage.now_ms;
+        self.publish_one(topic, &job.facts.job_id, |out| tell::status(out, job, now_ms));
     }
 
     /// Writes a line to a job's log; partition and offset.
-    pub(crate) fn publish_log(&mut self, job: &JobRecord, message: &str, fields: &[(&str, String)]) -> (u32, u64) {
-        let log = JobLog {
-            job_id: job.facts.job_id.clone(),
-            level: LogLevel::Info as i32,
-            message: message.to_owned(),
-            fields: fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
-            timestamp_ms: self.stage.now_ms,
-            trace_id: job.facts.trace_id.clone(),
-            ..Default::default()
-        };
-        self.publish_one(Topic::Logs, &job.facts.job_id, &log)
+    pub(crate) fn publish_log(&mut self, job: &JobRecord, message: &str, fields: &[(&str, Said<'_>)]) -> (u32, u64) {
+        let now_ms = self.stage.now_ms;
+        self.publish_one(Topic::Logs, &job.facts.job_id, |out| tell::log(out, job, message, fields, now_ms))
     }
 }

@@ -14,8 +14,8 @@ pub use attributes::{Attributes, Priority};
 pub use change::{Change, host_port};
 pub use check::{MAX_ID_CHARS, MAX_URL_BYTES, has_empty_label};
 pub use compile::{
-    CompileContext, Compiled, Facts, PartitionBatch, PartitionBy, ProxyContext, StorageContext, compile, compile_tasks, partition_of,
-    partition_of_task,
+    CompileContext, Compiled, Facts, PartitionBatch, PartitionBy, ProxyContext, StorageContext, compile, compile_tasks, head_of,
+    partition_at, partition_of, partition_of_task,
 };
 pub use fault::{Fault, MAX_FAULTS};
 

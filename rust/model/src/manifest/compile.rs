@@ -160,8 +160,16 @@ pub fn partition_of_task(job_id: &str, url: &str, partitions: u32, by: Partition
 
 /// The partition of a key: the first eight bytes of its SHA-256, big-endian, modulo the partitions. The same for ever and in every process.
 pub fn partition_of(key: &str, partitions: u32) -> u32 {
-    let digest = Sha256::digest(key.as_bytes());
-    let head = digest.iter().take(8).fold(0u64, |head, byte| head << 8 | u64::from(*byte));
+    partition_at(head_of(key), partitions)
+}
+
+/// Those eight bytes, for whoever asks for a key more than once.
+pub fn head_of(key: &str) -> u64 {
+    Sha256::digest(key.as_bytes()).iter().take(8).fold(0u64, |head, byte| head << 8 | u64::from(*byte))
+}
+
+/// The partition that follows from [`head_of`].
+pub fn partition_at(head: u64, partitions: u32) -> u32 {
     (head % u64::from(partitions.max(1))) as u32
 }
 
