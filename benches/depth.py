@@ -18,11 +18,17 @@ def main() -> int:
     made = parser(__doc__)
     made.add_argument("--depths", default="10000,1000000,10000000", help="tasks queued, with commas; empty for none")
     made.add_argument("--settled", type=int, default=1_000_000, help="settled jobs of one resource; 0 for none")
+    made.add_argument("--events", action="store_true", help="the worker of the settled jobs reads jobs.events as well, as workers do")
     made.add_argument("--drain-seconds", type=float, default=20.0)
     made.add_argument("-j", "--concurrency", type=int, default=64)
     arguments = made.parse_args()
     scale = 50 if arguments.quick else 1
-    parameters = {"concurrency": arguments.concurrency, "drain seconds": arguments.drain_seconds, "scale": f"1/{scale}"}
+    parameters = {
+        "concurrency": arguments.concurrency,
+        "drain seconds": arguments.drain_seconds,
+        "scale": f"1/{scale}",
+        "events": "read" if arguments.events else "not read",
+    }
     suffix = "-quick" if arguments.quick else ""
     queued, settled = Result(f"depth{suffix}", parameters, HERE), Result(f"settled{suffix}", parameters, HERE)
     for depth in (int(text) for text in arguments.depths.split(",") if text):
@@ -31,7 +37,8 @@ def main() -> int:
         )
         queued.rows.append(pipeline.depth(plan, say))
     if arguments.settled:
-        settled.rows.append(pipeline.settled_jobs(pipeline.Settled(arguments.settled // scale, disk=arguments.disk), say))
+        plan_settled = pipeline.Settled(arguments.settled // scale, events=arguments.events, disk=arguments.disk)
+        settled.rows.append(pipeline.settled_jobs(plan_settled, say))
     return max((finish(result, arguments) for result in (queued, settled) if result.rows), default=1)
 
 

@@ -152,9 +152,10 @@ def depth(plan: Depth, say: Say) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How many jobs of one resource are settled before anything is looked up."""
+    """How many jobs of one resource are settled before anything is looked up, and whether a worker reads the events of that."""
 
     jobs: int = 1_000_000
+    events: bool = False
     lookups: int = 5000
     disk: Path | None = None
 
@@ -164,7 +165,7 @@ def settled_jobs(plan: Settled, say: Say) -> dict[str, Any]:
     limit = 120 + plan.jobs / 1000
     with bench_service(workers=0, disk=plan.disk, retention={"ledger_max_bytes": "100GB"}) as service:
         empty = disk_bytes(service.data_dir)
-        with idle_worker(service.config_path) as worker:
+        with idle_worker(service.config_path, finish=plan.events) as worker:
             meter = ServiceMeter(service.process.pid, worker)
             meter.start()
             job_ids = fill(service.config_path, plan.jobs, limit)

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from fetchbox.control import CHILD_ENV, ENV_CONTROL_FD, ENV_LISTEN_FD, ENV_PARENT_PID, Channel, Message, process_name
+from fetchbox.control import ALLOCATOR, CHILD_ENV, ENV_CONTROL_FD, ENV_LISTEN_FD, ENV_PARENT_PID, Channel, Message, process_name
 
 log = structlog.get_logger("fetchbox.supervisor")
 
@@ -58,9 +58,7 @@ class Child:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            environment = {name: value for name, value in os.environ.items() if name not in CHILD_ENV}
-            # The allocator's huge pages cost more in zeroing than they save; where the kernel gives them unasked, this says no.
-            environment.setdefault("MIMALLOC_ALLOW_THP", "0")
+            environment = ALLOCATOR | {name: value for name, value in os.environ.items() if name not in CHILD_ENV}
             environment[ENV_CONTROL_FD] = str(theirs.fileno())
             environment[ENV_PARENT_PID] = str(os.getpid())
             descriptors = [theirs.fileno()]
