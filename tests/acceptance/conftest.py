@@ -6,20 +6,36 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.process.iggy import SERVER, SKIPPED, iggy_server
 from tests.process.origins import OriginProcess
 from tests.process.service import Service
 
 
+@pytest.fixture(scope="module", params=["embedded", "iggy"])
+def broker(request: pytest.FixtureRequest) -> str:
+    """Every test is run on the hub's own streams, and on a real Iggy server where there is one."""
+    if request.param == "iggy" and SERVER is None:
+        pytest.skip(SKIPPED)
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OriginProcess]:
-    """An origin as fast as it goes."""
+def origin(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OriginProcess]:
+    """An origin as fast as it goes, for one broker's tests: they count its requests."""
     with OriginProcess(tmp_path_factory.mktemp("origin")) as process:
         yield process
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """`fetchbox up` with the harness's configuration."""
-    with Service(tmp_path_factory.mktemp("service")).start() as running:
+    directory = tmp_path_factory.mktemp("service")
+    if broker == "embedded":
+        with Service(directory).start() as running:
+            yield running
+            running.end()
+        return
+    with iggy_server(directory / "iggy", partitions=64) as server, Service(directory, {"broker": {"url": server.url}}) as running:
+        running.start()
         yield running
         running.end()

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("submit", "Post a manifest; --wait shows its progress."),
     "jobs": ("jobs", "List, show, follow and cancel jobs."),
     "ledger": ("ledger", "Check, mend, tidy, export and back up the ledger."),
+    "streams": ("streams", "Make the topics, see their lag, look into them, publish a task."),
     "dlq": ("dlq", "List, show, replay and purge dead letters."),
     "config": ("config", "Check the configuration, or show where each value comes from."),
     "bench": ("bench", "Measure this machine: downloads, ingest, the pipeline."),

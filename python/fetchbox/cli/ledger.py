@@ -54,7 +54,7 @@ def _with_hub(context: typer.Context, config_option: str | None, work: Callable[
     async def run() -> T:
         hub = HubConnection(config, "operator", name="ledger")
         try:
-            await _connected(hub, hub_url(config))
+            await connected(hub, hub_url(config))
 
             async def ask(name: str, params: Mapping[str, Any]) -> Any:
                 return orjson.loads(await hub.ledger(name, dict(params)))
@@ -66,7 +66,7 @@ def _with_hub(context: typer.Context, config_option: str | None, work: Callable[
     return asyncio.run(run())
 
 
-async def _connected(hub: HubConnection, url: str) -> None:
+async def connected(hub: HubConnection, url: str) -> None:
     up = asyncio.Event()
     hub.on_connected(lambda connected: up.set() if connected else None)
     if not hub.connected:

@@ -605,6 +605,9 @@ pub struct JobSettled {
     /// Resources whose generation is not 0, by index.
     #[prost(message, repeated, tag = "5")]
     pub generations: Vec<Generation>,
+    /// It was posted: a task that its producer published itself may not speak for it.
+    #[prost(bool, tag = "6")]
+    pub posted: bool,
 }
 
 impl JobSettled {

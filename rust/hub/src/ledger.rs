@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::core::{Core, read_failed};
 use crate::db::Space;
+use crate::desk;
 use crate::error::HubError;
 use crate::job::{JobRecord, id_text, parse_id};
 use crate::query::OneJob;
@@ -71,6 +72,8 @@ pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubErro
             let Backup { path } = parse(params)?;
             json(&backup::write(core, &path)?)
         }
+        "messages" => json(&desk::look(core, &parse(params)?)?),
+        "publish" => json(&desk::publish(core, &parse(params)?)?),
         other => Err(HubError::Invalid(format!("there is no task {other}"))),
     }
 }

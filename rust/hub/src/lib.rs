@@ -15,6 +15,7 @@ mod config;
 mod connect;
 mod core;
 mod db;
+mod desk;
 mod direct;
 mod dlq;
 mod dlq_filter;
@@ -80,4 +81,5 @@ pub use frame::{
     PollRequest, PolledBatch, Position, RateLimit, ReleaseRequest, Reservation, ReserveReply, ReserveRequest, Role,
 };
 pub use hub::Hub;
+pub use job::parse_id as parse_job_id;
 pub use shelf::Shelf;

@@ -51,7 +51,7 @@ pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubErro
         "dlq_show" => query_dlq::show(core, parse(params)?)?,
         "dlq_replay" => replay_order::replay(core, parse(params)?)?,
         "dlq_purge" => replay_order::purge(core, parse(params)?)?,
-        "topics" => streams::topics(core),
+        "topics" => streams::topics(core, &parse(params)?).map_err(read_failed)?,
         "fed" => crate::feed::fed(core),
         "broker_state" => broker_state(core, parse(params)?),
         "health" => health(core),

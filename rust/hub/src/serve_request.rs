@@ -249,7 +249,7 @@ fn untouched(core: &Core, request: &SettledRequest) -> Option<SettledReply> {
     let untouched = core.untouched.lock();
     let one = |job_id: &String| {
         let id = parse_id(job_id)?;
-        untouched.contains(&id).then(|| JobSettled { job_id: job_id.clone(), known: true, ..Default::default() })
+        untouched.contains(&id).then(|| JobSettled { job_id: job_id.clone(), known: true, posted: true, ..Default::default() })
     };
     Some(SettledReply { jobs: request.job_ids.iter().map(one).collect::<Option<_>>()?, known: Vec::new() })
 }
@@ -267,7 +267,8 @@ fn settled(core: &Core, request: SettledRequest) -> Result<SettledReply, HubErro
             return Ok(JobSettled { job_id, known: true, all: record.closed && record.is_over(), ..Default::default() });
         }
         let all = record.counts.pending() == 0;
-        Ok(JobSettled { job_id, known: true, all, bitmap: record.bitmap.into(), generations: record.generations })
+        let posted = !record.direct;
+        Ok(JobSettled { job_id, known: true, all, bitmap: record.bitmap.into(), generations: record.generations, posted })
     };
     let known = crate::reuse::known(core, &request.reuse_keys)?;
     Ok(SettledReply { jobs: request.job_ids.into_iter().map(one).collect::<Result<_, HubError>>()?, known })

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use fetchbox_model::stream::Topic;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Broker;
@@ -18,16 +19,26 @@ pub fn bytes(core: &Core, topic: Topic, partition: u32) -> Result<u64, DbError> 
     core.db.range(Space::Log, &from, &to).try_fold(0, |sum, item| Ok(sum + item?.1.len() as u64))
 }
 
+/// What is asked of the topics.
+#[derive(Debug, Default, Deserialize)]
+pub struct Topics {
+    /// Also their sizes, which takes reading all of them.
+    #[serde(default)]
+    bytes: bool,
+}
+
 /// The answer to `topics`.
-pub fn topics(core: &Core) -> Value {
+pub fn topics(core: &Core, asked: &Topics) -> Result<Value, DbError> {
     let topic = |topic: Topic| {
         let partitions: Vec<Value> = (0..core.partitions(topic))
             .map(|partition| json!({"partition": partition, "start": core.start.get(topic, partition), "next": core.next.get(topic, partition)}))
             .collect();
         let messages: u64 = (0..core.partitions(topic)).map(|p| core.next.get(topic, p) - core.start.get(topic, p)).sum();
-        json!({"topic": topic.name(), "messages": messages, "partitions": partitions, "groups": groups(core, topic)})
+        let sizes = asked.bytes.then(|| (0..core.partitions(topic)).map(|p| bytes(core, topic, p)).sum::<Result<u64, DbError>>());
+        let bytes = sizes.transpose()?;
+        Ok(json!({"topic": topic.name(), "messages": messages, "bytes": bytes, "partitions": partitions, "groups": groups(core, topic)}))
     };
-    json!({"stream": "fetchbox", "topics": Topic::ALL.map(topic)})
+    Ok(json!({"stream": "fetchbox", "topics": Topic::ALL.into_iter().map(topic).collect::<Result<Vec<_>, DbError>>()?}))
 }
 
 fn groups(core: &Core, topic: Topic) -> Vec<Value> {

@@ -141,6 +141,17 @@ impl Settled {
         self.known.get(&name[..]).cloned()
     }
 
+    /// Why this task is none that a worker may work on: its producer published it itself, and not as one may.
+    pub fn objection(&self, task: &DownloadTask) -> Option<&'static str> {
+        if !task.manifest_key.is_empty() {
+            return None;
+        }
+        if fetchbox_hub::parse_job_id(&task.job_id).is_none() {
+            return Some("its job_id is not a UUID");
+        }
+        self.jobs.get(&task.job_id).is_some_and(|job| job.posted).then_some("its job was posted with a manifest that it is not part of")
+    }
+
     /// Whether this task needs no more work.
     pub fn covers(&self, task: &DownloadTask) -> bool {
         self.jobs.get(&task.job_id).is_some_and(|job| job.covers(task.resource_index, task.generation))

@@ -129,14 +129,17 @@ impl Engine {
             *lock(&self.suspects) = self.with(py, fetchbox_engine::Engine::suspects)?;
         }
         let submissions = py.detach(|| {
-            let (intake, names) = delivery.take();
+            let (mut intake, names) = delivery.take();
             let mut submissions = Vec::with_capacity(intake.tasks.len());
             {
                 let suspects = lock(&self.suspects);
                 let mut hooks = lock(&self.hooks);
                 let mut window = lock(&self.window);
-                for (placed, name) in intake.tasks.into_iter().zip(names.into_iter().chain(std::iter::repeat(None))) {
-                    if settled.covers(&placed.task) {
+                for (placed, name) in std::mem::take(&mut intake.tasks).into_iter().zip(names.into_iter().chain(std::iter::repeat(None))) {
+                    if let Some(reason) = settled.objection(&placed.task) {
+                        let raw = placed.task.encode_to_vec().into();
+                        intake.malformed.push(Malformed { token: placed.token, reason: reason.to_owned(), raw });
+                    } else if settled.covers(&placed.task) {
                         window.settle(placed.token);
                     } else if !window.wants(placed.token) {
                         // Its partition is asked for, or went, since it was polled.
