@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,3 +98,14 @@ def test_a_server_that_cannot_be_reached_is_waited_for(server: IggyServer, tmp_p
             service.end()
         finally:
             way.close()
+
+
+def test_the_example_of_a_direct_producer(server: IggyServer, tmp_path: Path) -> None:
+    with OriginProcess(tmp_path) as origin, Service(tmp_path / "service", on(server.url)).start() as service:
+        line = [sys.executable, "examples/direct_producer.py", server.url, *(origin.url(f"/bytes/{size}") for size in (10, 20, 30))]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+        job_id = done.stdout.strip()
+        wait_for("the job", lambda: service.http.status(f"/operators/jobs/{job_id}") == 200, 30, every=0.05)
+        job = service.http.await_job(job_id, 30)
+        assert (job["origin"], job["status"], job["resource_completed"]) == ("direct", "completed", 3)
+        service.end()
