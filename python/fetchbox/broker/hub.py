@@ -84,6 +84,10 @@ class HubConnection:
         """Makes a job durable with all its tasks. The answer comes after the commit."""
         return await self._call(self._client.accept(orjson.dumps(facts), tasks, manifest), CALL_TIMEOUT)  # type: ignore[no-any-return]
 
+    async def rebuild(self, facts: dict[str, Any], tasks: TaskBatch, *, digests: bool) -> dict[str, Any]:
+        """Makes a job that the ledger does not know, with what of its objects is in the store; an operator's connection only."""
+        return await self._call(self._client.rebuild(orjson.dumps(facts), tasks, digests), LEDGER_TIMEOUT)  # type: ignore[no-any-return]
+
     async def cancel(self, job_id: str, tenant: str | None) -> bytes:
         """Cancels what is pending of a job; the job as JSON."""
         return await self._call(self._client.cancel(job_id, tenant), CALL_TIMEOUT)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""`fetchbox ledger check|sweep|collect|export|prune|backup`: through the hub of this configuration, by its own door."""
+"""`fetchbox ledger check|sweep|collect|export|prune|backup|rebuild`: through the hub of this configuration, by its own door."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from fetchbox.errors import HubUnavailable, Refused, UsageError
 
 if TYPE_CHECKING:
     from fetchbox.broker import HubConnection
+    from fetchbox.config import Config
 
-app = typer.Typer(add_completion=False, help="Check, mend, tidy, export and back up the ledger, through the hub.")
+app = typer.Typer(add_completion=False, help="Check, mend, tidy, export, back up and rebuild the ledger, through the hub.")
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to wait for a hub that does not answer at once."""
@@ -43,9 +44,22 @@ Ask = Callable[[str, Mapping[str, Any]], Coroutine[Any, Any, Any]]
 
 
 def _with_hub(context: typer.Context, config_option: str | None, work: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
-    """Runs `work` with a connection to the hub. HubUnavailable that says where it was looked for."""
+    """Runs `work` with a way to ask the hub. HubUnavailable that says where it was looked for."""
     import orjson
 
+    async def asking(hub: HubConnection, config: Config) -> T:
+        async def ask(name: str, params: Mapping[str, Any]) -> Any:
+            return orjson.loads(await hub.ledger(name, dict(params)))
+
+        return await work(ask)
+
+    return _connected_to_hub(context, config_option, asking)
+
+
+def _connected_to_hub(
+    context: typer.Context, config_option: str | None, work: Callable[[HubConnection, Config], Coroutine[Any, Any, T]]
+) -> T:
+    """The same with the connection itself."""
     from fetchbox.broker import HubConnection
     from fetchbox.config import hub_url
 
@@ -55,11 +69,7 @@ def _with_hub(context: typer.Context, config_option: str | None, work: Callable[
         hub = HubConnection(config, "operator", name="ledger")
         try:
             await connected(hub, hub_url(config))
-
-            async def ask(name: str, params: Mapping[str, Any]) -> Any:
-                return orjson.loads(await hub.ledger(name, dict(params)))
-
-            return await work(ask)
+            return await work(hub, config)
         finally:
             hub.close()
 
@@ -196,6 +206,54 @@ def export(context: typer.Context, as_json: JsonOption = True, config: ConfigOpt
 
     _with_hub(context, config, work)
     return 0
+
+
+@app.command()
+def rebuild(
+    context: typer.Context,
+    job_type: Annotated[str | None, typer.Option("--job-type", metavar="TYPE", help="Only jobs of this type.")] = None,
+    newer_than: Annotated[
+        str | None, typer.Option("--newer-than", metavar="AGE", help='Only jobs posted within: "12h", "90d". Default: retention.job_ttl.')
+    ] = None,
+    tenant: Annotated[str, typer.Option("--tenant", metavar="NAME", help="Tenant of jobs whose manifest names none.")] = "default",
+    digests: Annotated[bool, typer.Option("--digests", help="Read every object that is found for its SHA-256.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> int:
+    """Make jobs again that the ledger does not know, from the manifests in the store: what has its object there is stored, the rest is
+    fetched. Run it while no worker runs; docs/ledger.md says what cannot be recovered."""
+    from fetchbox.cli.rebuild import Order, Rebuilder
+
+    order = Order(tenant, job_type, None if newer_than is None else _age(newer_than), digests, dry_run)
+
+    async def work(hub: HubConnection, config: Config) -> dict[str, Any]:
+        return (await Rebuilder(config, hub, order).run()).answer()
+
+    answer = _connected_to_hub(context, config, work)
+    if as_json:
+        emit_json(answer)
+        return 0
+    for left in answer["skipped"]:
+        note(f"{left['job_id']}: {clean(left['reason'])}")
+    verb = "would be made" if dry_run else "made"
+    left_out = f"{answer['known']} known, {answer['older']} too old, {len(answer['skipped'])} left out"
+    emit(
+        f"{plural(answer['manifests'], 'manifest')}: {left_out}; {plural(answer['jobs'], 'job')} {verb} again: "
+        f"{answer['stored']} resources found in the store, {answer['reported']} in jobs.status, {answer['pending']} to be fetched"
+    )
+    if answer["restart"]:
+        note("restart the hub now: it then reads jobs.status of the broker from its beginning, and counts what it finds")
+    return 0
+
+
+def _age(text: str) -> float:
+    from fetchbox.config.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--newer-than: {error}") from error
 
 
 def _told(context: typer.Context, config: str | None, as_json: bool, name: str, params: Mapping[str, Any], text: str) -> int:

@@ -211,6 +211,11 @@ impl HubClient {
         self.call::<BytesReply>(Op::Ledger, &request, LEDGER_LIMIT).await.map(|reply| reply.body)
     }
 
+    /// Makes a job that the ledger does not know, with what of its objects is in the store.
+    pub async fn rebuild(&self, request: RebuildRequest) -> Result<RebuildReply, HubError> {
+        self.call(Op::Rebuild, &request, LEDGER_LIMIT).await
+    }
+
     /// What waits to be published to an external broker; a long poll.
     pub async fn outbox_peek(&self, request: OutboxPeekRequest) -> Result<OutboxPeekReply, HubError> {
         let limit = Duration::from_millis(request.wait_ms.into()) + POLL_SLACK;

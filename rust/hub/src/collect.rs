@@ -88,7 +88,7 @@ impl Places {
     }
 
     /// Where the object of a task lies, if it lies where only its own job's objects can: bucket and key.
-    fn own(&self, task: &DownloadTask) -> Option<(String, ObjectKey)> {
+    pub(crate) fn own(&self, task: &DownloadTask) -> Option<(String, ObjectKey)> {
         let bucket = task.storage_hint.as_ref().map(|hint| hint.bucket.clone()).unwrap_or_default();
         if !bucket.is_empty() && !self.buckets.contains(&bucket) {
             return None;

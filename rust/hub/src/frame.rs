@@ -55,10 +55,11 @@ pub enum Op {
     OutboxDone = 14,
     Feed = 15,
     Ledger = 32,
+    Rebuild = 33,
 }
 
 impl Op {
-    const ALL: [Op; 16] = [
+    const ALL: [Op; 17] = [
         Op::Hello,
         Op::Reserve,
         Op::Release,
@@ -75,6 +76,7 @@ impl Op {
         Op::OutboxDone,
         Op::Feed,
         Op::Ledger,
+        Op::Rebuild,
     ];
 
     /// The op of that number.
@@ -726,6 +728,31 @@ pub struct FeedRequest {
     /// As `fetchbox_model::batch` packs them; not needed for `jobs.retry`, of which only the offset is kept.
     #[prost(bytes = "bytes", tag = "5")]
     pub bytes: Bytes,
+}
+
+/// A job that a new ledger does not know, from its manifest.
+#[derive(Clone, PartialEq, Message)]
+pub struct RebuildRequest {
+    /// As it was accepted, without key and limit.
+    #[prost(message, required, tag = "1")]
+    pub accept: AcceptRequest,
+    /// Objects that are found are read for their SHA-256.
+    #[prost(bool, tag = "2")]
+    pub digests: bool,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct RebuildReply {
+    /// False for a job that the ledger knows: nothing was changed.
+    #[prost(bool, tag = "1")]
+    pub created: bool,
+    /// Resources whose objects are in the store.
+    #[prost(uint32, tag = "2")]
+    pub stored: u32,
+    /// Resources that will be fetched.
+    #[prost(uint32, tag = "3")]
+    pub pending: u32,
 }
 
 /// What the hub says without being asked.

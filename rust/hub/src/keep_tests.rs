@@ -32,7 +32,7 @@ const OTHER: &str = "0190b6d4-0000-7000-8000-000000000002";
 
 impl Bed {
     /// Nothing happens by itself.
-    fn still(change: impl FnOnce(&mut crate::config::HubConfig)) -> Bed {
+    pub(crate) fn still(change: impl FnOnce(&mut crate::config::HubConfig)) -> Bed {
         Bed::new(|config| {
             config.keeping.sweep_after = 0.0;
             config.keeping.collect_every = 0.0;
@@ -41,12 +41,12 @@ impl Bed {
     }
 
     /// With a local store.
-    fn with_store() -> Bed {
+    pub(crate) fn with_store() -> Bed {
         Bed::still(|config| config.store_root = Some(config.path.with_file_name("store")))
     }
 
     /// Opens the database again: nothing is remembered.
-    fn reopen(self) -> Bed {
+    pub(crate) fn reopen(self) -> Bed {
         let Bed { hub, clock, dir } = self;
         let config = hub.core().config.clone();
         hub.close();
@@ -68,7 +68,7 @@ impl Bed {
     }
 
     /// Indexes of the tasks of partition 1 from an offset on.
-    fn tasks(&self, from: u64) -> Vec<u32> {
+    pub(crate) fn tasks(&self, from: u64) -> Vec<u32> {
         let next = self.core().next.get(Topic::Tasks, 1);
         let parts = crate::log::read(self.core(), Topic::Tasks, 1, from, next).unwrap();
         let messages = parts.iter().flat_map(|(_, part)| unpack(&part.bytes).unwrap());
@@ -80,12 +80,12 @@ impl Bed {
         self.core().ask(|reply| Command::Cancel { request, reply }).unwrap();
     }
 
-    fn ask(&self, name: &str, params: Value) -> Value {
+    pub(crate) fn ask(&self, name: &str, params: Value) -> Value {
         serde_json::from_slice(&ledger::answer(self.core(), name, params.to_string().as_bytes()).unwrap()).unwrap()
     }
 
     /// All pieces of a check: what was found, as kind and index.
-    fn check(&self, order: Value) -> Vec<(String, Option<u64>)> {
+    pub(crate) fn check(&self, order: Value) -> Vec<(String, Option<u64>)> {
         let (mut found, mut cursor) = (Vec::new(), None::<String>);
         loop {
             let mut order = order.clone();
@@ -112,14 +112,14 @@ impl Bed {
     }
 
     /// The file of a resource, with its directory.
-    fn file(&self, id: &str) -> PathBuf {
+    pub(crate) fn file(&self, id: &str) -> PathBuf {
         let path = self.dir.path().join("store").join(ObjectKey::resource("..", JOB, id).as_str());
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         path
     }
 
     /// A stored file and the entry that reports it.
-    fn store(&self, index: u32, content: &str) -> Entry {
+    pub(crate) fn store(&self, index: u32, content: &str) -> Entry {
         use sha2::Digest;
         let id = index.to_string();
         std::fs::write(self.file(&id), content).unwrap();
@@ -136,7 +136,7 @@ impl Bed {
     }
 
     /// Accepts a job whose resources are called by their index.
-    fn accept_named(&self, resources: u32) {
+    pub(crate) fn accept_named(&self, resources: u32) {
         let task = |index: u32| DownloadTask {
             job_id: JOB.into(),
             job_type: "..".into(),

@@ -11,6 +11,8 @@ use crate::job::{JobId, JobRecord};
 pub const SEQUENCE: &[u8] = b"sequence";
 /// Sequence of the last commit of a hub that ended while no worker was at work. Any later commit makes it void.
 pub const RESTED: &[u8] = b"rested";
+/// The next hub reads `jobs.status` of its broker from the beginning.
+pub const REREAD: &[u8] = b"reread";
 /// What the database was created with, JSON.
 pub const FORMAT: &[u8] = b"format";
 /// Next offset of every partition of every topic, in their order, 8 bytes each: one key, because each commit changes many.

@@ -1,4 +1,4 @@
-//! What operators may have done to ledger and store, beside asking: check, mend, sweep, collect, export, prune, back up. JSON in, JSON out.
+//! What operators may have done to ledger and store, beside asking: check, mend, sweep, collect, export, prune, back up, rebuild. JSON in, JSON out.
 
 use prost::Message;
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ use crate::job::{JobRecord, id_text, parse_id};
 use crate::query::OneJob;
 use crate::retention::Retainer;
 use crate::writer::Command;
-use crate::{audit, backup, keep, query_resources};
+use crate::{audit, backup, keep, query_resources, rebuild};
 
 /// Jobs of one piece of an export; it also ends after so many resources.
 const EXPORTED: usize = 50;
@@ -64,6 +64,10 @@ pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubErro
             json(&keep::collect(core, true)?)
         }
         "export" => json(&export(core, &parse(params)?)?),
+        "restate" => {
+            let Nothing {} = parse(params)?;
+            json(&rebuild::statuses(core)?)
+        }
         "prune" => {
             let Nothing {} = parse(params)?;
             json(&json!({"pruned": prune(core)?}))

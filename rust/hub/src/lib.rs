@@ -44,6 +44,9 @@ mod query_dlq;
 mod query_jobs;
 mod query_logs;
 mod query_resources;
+mod rebuild;
+#[cfg(test)]
+mod rebuild_tests;
 mod record;
 mod redact;
 mod replay;
@@ -78,7 +81,8 @@ pub use error::{HubError, HubOpenError};
 pub use frame::{
     AcceptReply, AcceptRequest, AppendReply, AppendRequest, Assignment, CancelRequest, Commit, Entry, FeedRequest, Generation, JobFacts,
     JobSettled, JoinRequest, KnownUrl, OutboxDoneRequest, OutboxItem, OutboxPeekReply, OutboxPeekRequest, Owned, PartitionBatch, PollReply,
-    PollRequest, PolledBatch, Position, RateLimit, ReleaseRequest, Reservation, ReserveReply, ReserveRequest, Role,
+    PollRequest, PolledBatch, Position, RateLimit, RebuildReply, RebuildRequest, ReleaseRequest, Reservation, ReserveReply, ReserveRequest,
+    Role,
 };
 pub use hub::Hub;
 pub use job::parse_id as parse_job_id;

@@ -20,6 +20,7 @@ use crate::config::HubConfig;
 use crate::core::{Core, Offsets};
 use crate::db::{Batch, Db, DbError, Space, io, side_file};
 use crate::error::HubOpenError;
+use crate::feed::PROJECTION;
 use crate::keep::Keep;
 use crate::keys;
 use crate::listing::Recent;
@@ -113,6 +114,15 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         if let Some((topic, partition, group)) = keys::parse_committed(&key) {
             committed.entry((topic, group)).or_default().insert(partition, keys::number(Some(&value)));
         }
+    }
+    if db.get(Space::Meta, keys::REREAD).map_err(failed)?.is_some() {
+        let mut anew = Batch::default();
+        anew.delete(Space::Meta, keys::REREAD);
+        let read = committed.remove(&(Topic::Status as u8, PROJECTION.to_owned()));
+        for partition in read.into_iter().flat_map(BTreeMap::into_keys) {
+            anew.delete(Space::Meta, keys::committed(Topic::Status as u8, partition, PROJECTION));
+        }
+        db.commit(anew).map_err(failed)?;
     }
     let (recent, active) = Recent::open(&db).map_err(failed)?;
     let totals = parse_totals(db.get(Space::Meta, keys::TOTALS).map_err(failed)?);

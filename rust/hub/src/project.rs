@@ -185,7 +185,8 @@ impl Writer {
             job.objects = Some(outcome::objects(stored.into_iter().chain(job.outcomes.iter().cloned())));
         }
         match job.objects.as_mut().and_then(|objects| objects.get_mut(&part.index)) {
-            Some(before) if before.sha256 != part.sha256 => {
+            // What a rebuild found knows no digest, and tells nothing new of an object whose is known.
+            Some(before) if before.sha256 != part.sha256 && !part.sha256.is_empty() => {
                 before.sha256 = part.sha256;
                 let raw = outcome::counted_as(before.state, raw);
                 job.outcomes.push(raw.clone());

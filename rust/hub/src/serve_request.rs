@@ -110,6 +110,10 @@ pub async fn handle(core: &Arc<Core>, peer: &Peer, id: u64, op: Op, payload: Byt
             let body = read(core, move |core| ledger::answer(core, &request.name, &request.params)).await?;
             Ok(encode(id, OK, &BytesReply { body: body.into() }))
         }
+        Op::Rebuild => {
+            let request = decode(payload)?;
+            read(core, move |core| crate::rebuild::job(core, request)).await.map(|reply| encode(id, OK, &reply))
+        }
         Op::OutboxPeek => outbox_peek(core, decode(payload)?).await.map(|reply| encode(id, OK, &reply)),
         Op::OutboxDone => {
             let OutboxDoneRequest { up_to } = decode(payload)?;

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::path::{Component, Path, PathBuf};
 
+use fetchbox_model::key::{ObjectKey, file_url};
 use sha2::{Digest, Sha256};
 use url::Url;
 
@@ -14,6 +15,11 @@ const READ_BYTES: usize = 1 << 20;
 
 /// A store. Calls block; errors are for people.
 pub trait Shelf: Send + Sync {
+    /// The URL of an object by bucket ("" for the configured one) and key; `None` where it cannot be told, as in a bucket that is not configured.
+    fn url(&self, _bucket: &str, _key: &ObjectKey) -> Option<String> {
+        None
+    }
+
     /// The size of the object behind each URL, `None` for one that is not there.
     fn sizes(&self, urls: &[String]) -> Result<Vec<Option<u64>>, String>;
 
@@ -51,6 +57,11 @@ impl Directory {
 }
 
 impl Shelf for Directory {
+    fn url(&self, bucket: &str, key: &ObjectKey) -> Option<String> {
+        let known = bucket.is_empty() || self.buckets.iter().any(|name| name == bucket);
+        known.then(|| file_url(&self.root.join(bucket), key))
+    }
+
     fn sizes(&self, urls: &[String]) -> Result<Vec<Option<u64>>, String> {
         let size = |url: &String| match self.path(url).map(|path| (std::fs::symlink_metadata(&path), path)) {
             None => Ok(None),
@@ -131,7 +142,6 @@ fn absent<T>(error: std::io::Error, path: &Path) -> Result<Option<T>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fetchbox_model::key::{ObjectKey, file_url};
 
     #[test]
     fn objects_are_found_by_their_urls_and_nothing_outside_the_root_is() {

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
+use fetchbox_model::message::ResourceOutcome;
 use fetchbox_model::stream::Topic;
 use hashlink::LruCache;
 use prost::Message;
@@ -20,12 +21,14 @@ use crate::db::Space;
 use crate::dlq::{Place, Shelf, Which};
 use crate::error::HubError;
 use crate::frame::{
-    AcceptReply, AcceptRequest, AppendReply, AppendRequest, CancelRequest, Entry, FeedRequest, ReleaseRequest, ReserveReply, ReserveRequest,
+    AcceptReply, AcceptRequest, AppendReply, AppendRequest, CancelRequest, Entry, FeedRequest, RebuildReply, ReleaseRequest, ReserveReply,
+    ReserveRequest,
 };
 use crate::job::{Counts, JobId, JobRecord};
 use crate::keys;
 use crate::limit::Limits;
 use crate::listing::{self, Recent};
+use crate::outcome::StatusPart;
 use crate::record::Part;
 use crate::replay::{Done, Revival};
 use crate::reply::Reply;
@@ -157,6 +160,21 @@ pub enum Command {
     /// What a pack of remembered URLs names goes.
     ForgetUrls {
         pack: Bytes,
+        reply: Reply<()>,
+    },
+    /// A job that is not known, with what became of its resources as far as that is known.
+    Rebuild {
+        request: Box<AcceptRequest>,
+        outcomes: Vec<ResourceOutcome>,
+        reply: Reply<RebuildReply>,
+    },
+    /// What was reported is projected once more; how many resources it settled.
+    Restate {
+        statuses: Vec<StatusPart>,
+        reply: Reply<u64>,
+    },
+    /// The next hub reads its broker's `jobs.status` from the beginning.
+    Reread {
         reply: Reply<()>,
     },
     /// Settled jobs go.
@@ -302,6 +320,18 @@ impl Writer {
                 self.answer(reply, result);
             }
             Command::Disconnected { connection } => self.disconnected(connection),
+            Command::Rebuild { request, outcomes, reply } => {
+                let result = self.rebuild(*request, outcomes);
+                self.answer(reply, result);
+            }
+            Command::Reread { reply } => {
+                self.stage.put(Space::Meta, keys::REREAD, Bytes::from_static(b"1"));
+                self.answer(reply, Ok(()));
+            }
+            Command::Restate { statuses, reply } => {
+                let result = self.restate(statuses);
+                self.answer(reply, result);
+            }
             Command::OutboxDone { up_to, reply } => {
                 let result = self.outbox_published(up_to);
                 self.answer(reply, result);
@@ -568,7 +598,7 @@ impl Writer {
     }
 
     /// Publishes the message that `tell` encodes to the partition that its job's messages go to.
-    fn publish_one(&mut self, topic: Topic, job_id: &str, tell: impl FnOnce(&mut Vec<u8>)) -> (u32, u64) {
+    pub(crate) fn publish_one(&mut self, topic: Topic, job_id: &str, tell: impl FnOnce(&mut Vec<u8>)) -> (u32, u64) {
         let partition = self.partition_of(job_id, self.core.partitions(topic));
         let mut message = std::mem::take(&mut self.scratch);
         message.clear();

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
 use fetchbox_hub::{
     AcceptRequest, AppendRequest, Assignment, CancelRequest, ClientOptions, Commit, Entry, HubError, JobFacts, JoinRequest,
-    OutboxDoneRequest, OutboxPeekRequest, PollRequest, Position, Push, ReleaseRequest, ReserveRequest,
+    OutboxDoneRequest, OutboxPeekRequest, PollRequest, Position, Push, RebuildRequest, ReleaseRequest, ReserveRequest,
 };
 use fetchbox_model::stream::Topic;
 use pyo3::prelude::*;
@@ -133,6 +133,13 @@ impl HubClient {
             fail_point!("api::accept::after");
             object(&reply)
         })
+    }
+
+    fn rebuild(&self, facts: &[u8], tasks: &TaskBatch, digests: bool) -> PyResult<u64> {
+        let mut facts: JobFacts = serde_json::from_slice(facts).map_err(CoreError::invalid)?;
+        facts.resource_count = tasks.count();
+        let accept = AcceptRequest { facts, tasks: tasks.partition_batches(), log: Bytes::new(), manifest: None };
+        self.call(|client| async move { object(&client.rebuild(RebuildRequest { accept, digests }).await?) })
     }
 
     #[pyo3(signature = (job_id, tenant))]

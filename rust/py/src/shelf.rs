@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fetchbox_engine::{EngineError, Housekeeper, Place, StorageConfig};
 use fetchbox_hub::Shelf;
+use fetchbox_model::key::ObjectKey;
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -63,6 +64,10 @@ impl Remote {
 }
 
 impl Shelf for Remote {
+    fn url(&self, bucket: &str, key: &ObjectKey) -> Option<String> {
+        self.keeper.url(bucket, key)
+    }
+
     fn sizes(&self, urls: &[String]) -> Result<Vec<Option<u64>>, String> {
         self.wait(self.keeper.sizes(urls))
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use fetchbox_model::key::{ObjectKey, join_url};
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3ConfigKey, AwsAuthorizer};
 use object_store::client::{HttpClient, HttpConnector, HttpRequestBody, ReqwestConnector};
@@ -83,6 +84,11 @@ impl Housekeeper {
         let bucket = self.buckets.values().filter(under).max_by_key(|bucket| bucket.base.len())?;
         let key = percent_decode_str(url.get(bucket.base.len() + 1..)?).decode_utf8().ok()?;
         Some((bucket, bucket.path(&key).ok()?))
+    }
+
+    /// The URL of an object by bucket ("" for the configured one) and key; `None` in a bucket that is not configured.
+    pub fn url(&self, bucket: &str, key: &ObjectKey) -> Option<String> {
+        Some(join_url(&self.buckets.get(bucket)?.base, key))
     }
 
     /// The size of the object behind each URL; `None` for one that is not there, or not in this store.
