@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.process.iggy import SERVER, SKIPPED, iggy_server
+from tests.acceptance.brokers import service_on
+from tests.process.iggy import SERVER, SKIPPED
 from tests.process.origins import OriginProcess
 from tests.process.service import Service
 
@@ -29,13 +30,5 @@ def origin(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Or
 @pytest.fixture(scope="module")
 def service(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """`fetchbox up` with the harness's configuration."""
-    directory = tmp_path_factory.mktemp("service")
-    if broker == "embedded":
-        with Service(directory).start() as running:
-            yield running
-            running.end()
-        return
-    with iggy_server(directory / "iggy", partitions=64) as server, Service(directory, {"broker": {"url": server.url}}) as running:
-        running.start()
+    with service_on(broker, tmp_path_factory.mktemp("service")) as running:
         yield running
-        running.end()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.brokers import service_on
 from tests.process.client import Json
 from tests.process.load import Wanted, content_of, of
 from tests.process.oracle import check_outcome, conserved
@@ -18,11 +19,10 @@ FAST_RETRIES = {"fetch": {"max_attempts": 3, "backoff_base": 0.02, "backoff_max"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that gives up after three attempts, a few hundredths of a second apart."""
-    with Service(tmp_path_factory.mktemp("service"), FAST_RETRIES).start() as running:
+    with service_on(broker, tmp_path_factory.mktemp("service"), FAST_RETRIES) as running:
         yield running
-        running.end()
 
 
 def good(number: int) -> Wanted:

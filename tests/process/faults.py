@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -69,13 +70,26 @@ def small_disk(directory: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
+FILL_TRIES = 100
+
+
 def fill(disk: Path, leave: int) -> Path:
     """A file that leaves `leave` bytes free."""
     ballast = disk / "ballast"
-    free = os.statvfs(disk)
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail * free.f_frsize - leave))
-    return ballast
+        # Others may write in between: what they took is counted anew.
+        for _ in range(FILL_TRIES):
+            free = os.statvfs(disk)
+            size = max(1, free.f_bavail * free.f_frsize - leave)
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                file.truncate(0)
+            else:
+                return ballast
+    raise AssertionError(f"{disk} filled up faster than it could be filled")
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +100,23 @@ def test_a_server_that_cannot_be_reached_is_waited_for(server: IggyServer, tmp_p
             service.end()
         finally:
             way.close()
+
+
+def test_workers_go_on_without_the_hub(server: IggyServer, tmp_path: Path) -> None:
+    with slow(tmp_path, pace=100) as origin, Service(tmp_path / "service", on(server.url)).start() as service:
+        oracle = Oracle(service.http, service.assets, origin.journal)
+        for job in range(12):
+            oracle.post(plain(origin.base_url, job, 50))
+        begun(origin, 50)
+        hub = service.a_process("hub").pid
+        os.kill(hub, signal.SIGSTOP)
+        try:
+            begun(origin, 500)
+        finally:
+            os.kill(hub, signal.SIGCONT)
+        oracle.await_settled(90)
+        print(oracle.check(ratio=IN_FLIGHT))
+        service.end()
 
 
 def test_the_example_of_a_direct_producer(server: IggyServer, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,17 +13,20 @@ from typing import Any
 
 from fetchbox.bench.fill import fill
 from fetchbox.bench.idle_worker import idle_worker
+from fetchbox.bench.iggy import iggy_server
 from fetchbox.bench.load import Spec, run_load
 from fetchbox.bench.nginx import Files, static_origin
 from fetchbox.bench.peers import Stored, engine_peer, run_peer
 from fetchbox.bench.processes import read_tree
-from fetchbox.bench.service import Caller, ServiceMeter, bench_service, disk_bytes, manifest, pause
+from fetchbox.bench.service import DISK, Caller, ServiceMeter, bench_service, disk_bytes, manifest, pause
 from fetchbox.testing import Service
 
 PER_JOB = 1000
 DISTINCT = 1000
 """Files of the origin; tasks take them in turn."""
 READY_SECONDS = 120.0
+PARTITIONS = 64
+"""Of jobs.tasks, as the configuration's default."""
 Say = Callable[[str], None]
 
 
@@ -36,6 +40,10 @@ class Spine:
     per_job: int = PER_JOB
     concurrency: int = 64
     disk: Path | None = None
+    size: int = 1
+    """Bytes of a body."""
+    iggy: bool = False
+    """Whether tasks and outcomes travel over an Iggy server, started for it, instead of the hub's own streams."""
 
 
 def spine(plan: Spine, say: Say) -> dict[str, Any]:
@@ -47,15 +55,24 @@ def spine(plan: Spine, say: Say) -> dict[str, Any]:
     idle = plan.bodies == "idle"
     fetch = {"per_host_concurrency": plan.concurrency, "allow_networks": [] if plan.bodies == "blocked" else ["127.0.0.0/8"]}
     with contextlib.ExitStack() as stack:
-        urls = _urls() if idle else stack.enter_context(static_origin(Files(DISTINCT, 1))).urls()
+        urls = _urls() if idle else stack.enter_context(static_origin(Files(DISTINCT, plan.size))).urls()
         body = manifest(urls[: plan.per_job])
+        more: dict[str, Any] = {}
+        roots: list[int] = []
+        if plan.iggy:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fetchbox-bench-iggy-", dir=plan.disk or DISK)))
+            server = stack.enter_context(iggy_server(directory, partitions=PARTITIONS))
+            more["broker"] = {"url": server.url}
+            roots.append(server.pid)
         with (
-            bench_service(workers=0 if idle else 1, disk=plan.disk, worker={"concurrency": plan.concurrency}, fetch=fetch) as service,
+            bench_service(
+                workers=0 if idle else 1, disk=plan.disk, worker={"concurrency": plan.concurrency}, fetch=fetch, **more
+            ) as service,
             idle_worker(service.config_path) if idle else contextlib.nullcontext(service.process.pid) as worker,
         ):
             caller = Caller(service.url)
             caller.wait_settled([caller.submit(body)], 120)
-            meter = ServiceMeter(service.process.pid, worker)
+            meter = ServiceMeter(service.process.pid, worker, *roots)
             meter.start()
             posted = run_load(_posts(service.url, body, jobs, collect=True))
             answers = caller.wait_settled(posted.job_ids, 60 + plan.tasks / 500)
@@ -66,6 +83,7 @@ def spine(plan: Spine, say: Say) -> dict[str, Any]:
             "tasks": tasks,
             "resources/job": plan.per_job,
             "bodies": plan.bodies,
+            "broker": "iggy" if plan.iggy else "embedded",
             "wall s": meter.wall,
             "tasks/s": tasks / meter.wall,
         }
@@ -75,7 +93,7 @@ def spine(plan: Spine, say: Say) -> dict[str, Any]:
         say(f"{tasks:,} tasks in {meter.wall:.1f} s: {row['all us/task']:.1f} us CPU a task in all")
         if idle:
             row["spine us/task"] = row["all us/task"]
-        elif plan.bodies == "stored":
+        elif plan.bodies == "stored" and plan.size == 1:
             engine = _engine_cost(urls, jobs * plan.per_job, plan.concurrency)
             row["engine us/task"] = engine
             row["spine us/task"] = row["all us/task"] - engine

@@ -10,8 +10,6 @@ STREAM = "fetchbox"
 TASKS, RETRY, STATUS, LOGS, DLQ, EVENTS = "jobs.tasks", "jobs.retry", "jobs.status", "jobs.logs", "jobs.dlq", "jobs.events"
 WORKERS = "workers"
 """The consumer group of those who download."""
-FINISH = "finish"
-"""The consumer group of those who finish settled jobs."""
 RETRY_SECONDS = (15, 60, 300, 900, 3600)
 """The delay of each partition of jobs.retry."""
 
@@ -26,17 +24,19 @@ class TopicPlan:
     """Seconds that messages are kept."""
     max_bytes: int | None
     """Size of the whole topic, or None for no limit."""
-    groups: tuple[str, ...] = ()
 
 
 def plan(config: Config) -> tuple[TopicPlan, ...]:
-    """The topics that this configuration wants."""
+    """The topics that this configuration wants.
+
+    A broker takes the oldest messages of a topic that is too large, read or not: so only what nobody's accounting needs has a limit.
+    """
     keep, most = config.retention, config.retention.stream_max_bytes
     return (
-        TopicPlan(TASKS, config.tasks.partitions, keep.tasks_ttl, most, (WORKERS,)),
-        TopicPlan(RETRY, len(RETRY_SECONDS), keep.tasks_ttl, most),
-        TopicPlan(STATUS, 4, keep.status_ttl, most),
+        TopicPlan(TASKS, config.tasks.partitions, keep.tasks_ttl, None),
+        TopicPlan(RETRY, len(RETRY_SECONDS), keep.tasks_ttl, None),
+        TopicPlan(STATUS, 4, keep.status_ttl, None),
         TopicPlan(LOGS, 4, keep.logs_ttl, most),
         TopicPlan(DLQ, 2, keep.dlq_ttl, most),
-        TopicPlan(EVENTS, 2, keep.status_ttl, most, (FINISH,)),
+        TopicPlan(EVENTS, 2, keep.status_ttl, None),
     )
