@@ -95,7 +95,10 @@ class IggyLink:
 
     def _make(self) -> IggyClient:
         # Imported late: a process that uses the embedded broker never needs it.
-        from apache_iggy import AutoLogin, IggyClient, TcpConfig, TcpReconnectionConfig
+        try:
+            from apache_iggy import AutoLogin, IggyClient, TcpConfig, TcpReconnectionConfig
+        except ImportError as error:
+            raise ConfigError.single("broker.url", "needs the client of Iggy: pip install 'fetchbox[iggy]'") from error
 
         to = self._to
         once = TcpReconnectionConfig(
