@@ -6,6 +6,7 @@ The job appears in the ledger with its first outcome. Needs fetchbox[iggy].
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import uuid
 import zlib
@@ -40,4 +41,6 @@ async def publish(broker: str, urls: list[str]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
-    print(asyncio.run(publish(sys.argv[1], sys.argv[2:])))
+    print(asyncio.run(publish(sys.argv[1], sys.argv[2:])), flush=True)
+    # Threads of apache-iggy may still run, and abort a process whose interpreter is being taken down.
+    os._exit(0)

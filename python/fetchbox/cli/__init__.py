@@ -5,9 +5,11 @@ Exit status: 0 done, 1 the operation failed, 2 bad usage, 130 Ctrl-C, 143 SIGTER
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("up", "Run everything on this machine: api, workers and hub."),
@@ -48,6 +50,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         from fetchbox.cli.output import forget
 
         forget(1)
+    _end(status)
+
+
+def _end(status: int) -> NoReturn:
+    if "apache_iggy" in sys.modules:
+        # Its threads outlive a connection. One of them that wants the interpreter while that is being taken down aborts the process.
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 
@@ -127,8 +137,6 @@ def _by_typer(name: str, argv: list[str], config: str | None) -> int:
     import gc
 
     # Set before typer is imported: plain help is twice as fast, and what it shows pastes well.
-    import os
-
     os.environ.setdefault("TYPER_USE_RICH", "0")
     import typer
     from typer.main import get_command

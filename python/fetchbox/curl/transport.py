@@ -28,7 +28,7 @@ KEPT_HANDLES = 64
 """Handles of ended requests kept for the next ones, in each group."""
 KEPT_CONNECTIONS = 256
 FILE_SERVER_LOOPS = 32
-"""Most loops for file servers; each server has one of them."""
+"""Most loops for file servers; servers share them only when there are more."""
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 2.0
 
@@ -40,8 +40,8 @@ class CurlTransport:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._descriptor = -1
-        self._where: dict[int, _Driver | _Apart] = {}
-        self._apart: dict[int, _Apart] = {}
+        self._where: dict[int, tuple[_Driver | _Apart, str | None]] = {}
+        self._files = _FileServers(self._forget)
 
     def start(self) -> None:
         """Begins to take orders."""
@@ -57,36 +57,70 @@ class CurlTransport:
         self._loop.remove_reader(self._descriptor)
         self._descriptor = -1
         self._driver.close()
-        for apart in self._apart.values():
-            apart.stop()
-        for apart in self._apart.values():
-            apart.join()
-        self._apart.clear()
+        self._files.close()
         self._where.clear()
 
     def _take(self) -> None:
         for number, what, call in self._engine.curl_news():
             if what == BEGIN and call is not None:
                 order = order_of(call)
-                driver = self._driver if order.is_http else self._file_servers(order)
-                self._where[number] = driver
+                server = None if order.is_http else urlsplit(order.url).netloc
+                driver = self._driver if server is None else self._files.take(server)
+                self._where[number] = (driver, server)
                 driver.begin(number, call, order)
             elif (known := self._where.get(number)) is not None:
+                driver, _ = known
                 if what == RESUME:
-                    known.resume(number)
+                    driver.resume(number)
                 else:
                     self._forget(number)
-                    known.drop(number)
+                    driver.drop(number)
 
     def _forget(self, number: int) -> None:
-        self._where.pop(number, None)
+        """From any thread, once or more often."""
+        _, server = self._where.pop(number, (None, None))
+        if server is not None:
+            self._files.give_back(server)
 
-    def _file_servers(self, order: Order) -> _Apart:
-        place = hash(urlsplit(order.url).netloc) % FILE_SERVER_LOOPS
-        apart = self._apart.get(place)
-        if apart is None:
-            apart = self._apart[place] = _Apart(self._forget)
-        return apart
+
+class _FileServers:
+    """The loops of file servers. All requests to a server are on one, and while there are loops enough, no other server's are there."""
+
+    def __init__(self, forget: Callable[[int], None]) -> None:
+        self._forget = forget
+        self._loops: list[_Apart] = []
+        self._lock = threading.Lock()
+        self._used: dict[str, tuple[_Apart, int]] = {}
+
+    def take(self, server: str) -> _Apart:
+        """The loop for one more request to a server."""
+        with self._lock:
+            apart, requests = self._used.get(server) or (self._most_idle(), 0)
+            self._used[server] = (apart, requests + 1)
+            return apart
+
+    def give_back(self, server: str) -> None:
+        """A request to a server is over."""
+        with self._lock:
+            apart, requests = self._used.pop(server)
+            if requests > 1:
+                self._used[server] = (apart, requests - 1)
+
+    def close(self) -> None:
+        for apart in self._loops:
+            apart.stop()
+        for apart in self._loops:
+            apart.join()
+        self._loops.clear()
+
+    def _most_idle(self) -> _Apart:
+        load = dict.fromkeys(self._loops, 0)
+        for apart, requests in self._used.values():
+            load[apart] += requests
+        if len(load) < FILE_SERVER_LOOPS and all(load.values()):
+            self._loops.append(_Apart(self._forget))
+            return self._loops[-1]
+        return min(load, key=load.__getitem__)
 
 
 class _Driver:
