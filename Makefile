@@ -16,14 +16,22 @@ PYTEST_ARGS ?=
 
 RUST := Cargo.toml Cargo.lock $(shell find rust proto -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.proto' \))
 PY := $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name 'py.typed' -o -path '*/static/*' \))
-CODE := python tests $(wildcard benches examples)
+CODE := python tests docker $(wildcard benches examples)
 # The crate that knows Python links only inside an interpreter: its tests are tests/boundary.
 # Tests are built with the points at which they may kill a process (rust/failpoint); what `install` builds has none.
 CARGO_TEST := --workspace --exclude fetchbox-py --locked --features fetchbox-engine/failpoints,fetchbox-hub/failpoints
-COMPOSE := docker/compose.yaml
-DOCKER_COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+DOCKER ?= docker
+DOCKER_COMPOSE ?= $(shell $(DOCKER) compose version >/dev/null 2>&1 && echo $(DOCKER) compose || echo docker-compose)
+IMAGE ?= fetchbox:dev
+BASE ?= debian:bookworm-slim
+EXTRAS ?=
+# Further options of `docker build`.
+IMAGE_OPTIONS ?=
+# The image that docker/.env names; an own one is not built here. DEV_ALSO: further compose files.
+DEV_IMAGE = $(shell sed -n 's/^FETCHBOX_IMAGE=//p' docker/.env 2>/dev/null)
+DEV_ALSO ?=
 
-.PHONY: help install test test-rust test-python fuzz check check-rust check-python fmt fmt-check bench run proto docs constraints dev-up dev-down clean
+.PHONY: help install test test-rust test-python fuzz check check-rust check-python fmt fmt-check bench run proto docs constraints image dev-up dev-down clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -115,11 +123,16 @@ run: install ## the main job for real: service, origin, sample manifest, progres
 bench: install ## the peers' comparison
 	$(VENV)/bin/python benches/peers.py --install
 
-dev-up: ## the compose stack: FetchBox with Iggy and an S3 store
-	$(DOCKER_COMPOSE) -f $(COMPOSE) up -d
+image: ## the container image IMAGE, on BASE
+	DOCKER_BUILDKIT=1 $(DOCKER) build --file docker/Dockerfile --tag $(IMAGE) --build-arg BASE=$(BASE) $(if $(EXTRAS),--build-arg EXTRAS=$(EXTRAS)) $(IMAGE_OPTIONS) \
+	    --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)" --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || true)" \
+	    --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" .
+
+dev-up: $(if $(filter-out fetchbox:dev,$(DEV_IMAGE)),,image) ## the compose stack: a fleet with Iggy, an S3 store, Prometheus and Grafana
+	$(PYTHON) docker/dev.py up --compose "$(DOCKER_COMPOSE)" $(addprefix --also ,$(DEV_ALSO))
 
 dev-down: ## stop the compose stack
-	$(DOCKER_COMPOSE) -f $(COMPOSE) down
+	$(PYTHON) docker/dev.py down --compose "$(DOCKER_COMPOSE)" $(addprefix --also ,$(DEV_ALSO))
 
 # ---- generated files ----------------------------------------------------------------------------------------------------------
 

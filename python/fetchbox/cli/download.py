@@ -405,7 +405,7 @@ def _configuration(path: Path | None, fetch: dict[str, Any], proxy: str | None, 
         return {"fetch": plain}
     from fetchbox.config import load, load_library
 
-    base = load(path) if path is not None else load_library()
+    base = load(path, listens=False) if path is not None else load_library()
     tree = base.model_dump(exclude_unset=True)
     tree["fetch"] = {**tree.get("fetch", {}), **fetch}
     if proxy is not None:

@@ -34,11 +34,11 @@ def config_path(context: typer.Context, given: str | None) -> Path | None:
     return path
 
 
-def load_config(context: typer.Context, given: str | None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The effective configuration, what the command line said on top. ConfigError with all problems."""
+def load_config(context: typer.Context, given: str | None, overrides: Mapping[str, Any] | None = None, *, listens: bool = False) -> Config:
+    """The effective configuration, what the command line said on top. `listens` as in `config.load`. ConfigError with all problems."""
     from fetchbox.config import load
 
-    return load(config_path(context, given), overrides=overrides)
+    return load(config_path(context, given), overrides=overrides, listens=listens)
 
 
 def server_url(config: Config, given: str | None) -> str:

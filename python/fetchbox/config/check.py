@@ -40,11 +40,11 @@ _DMI_VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 Found = Iterator[tuple[str, str]]
 
 
-def check(config: Config, environ: Mapping[str, str]) -> list[Problem]:
-    """All problems of a service's configuration."""
+def check(config: Config, environ: Mapping[str, str], *, listens: bool = True) -> list[Problem]:
+    """All problems of a service's configuration. `listens`: whether `server.bind_addr` is going to be bound, or only looked at."""
     return _collect(
         config,
-        _server,
+        lambda c: _server(c, listens),
         _hub,
         _broker,
         _workers,
@@ -67,7 +67,7 @@ def _collect(config: Config, *checks: Callable[[Config], Found]) -> list[Problem
     return [Problem(path, message, config.source_of(path)) for run in checks for path, message in run(config)]
 
 
-def _server(config: Config) -> Found:
+def _server(config: Config, listens: bool) -> Found:
     server = config.server
     try:
         host, _ = addresses.parse_address(server.bind_addr)
@@ -75,7 +75,7 @@ def _server(config: Config) -> Found:
         yield "server.bind_addr", str(error)
     else:
         guarded = bool(server.api_tokens) or server.operator_token is not None
-        if not addresses.is_loopback(host) and not guarded and not server.allow_anonymous:
+        if listens and not addresses.is_loopback(host) and not guarded and not server.allow_anonymous:
             yield "server.bind_addr", f"{server.bind_addr} can be reached from other machines: {_GUARD}"
     for token, tenant in server.api_tokens.items():
         if not token or not tenant:

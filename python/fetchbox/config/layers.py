@@ -7,6 +7,7 @@ and triples the time to load.
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -177,7 +178,8 @@ def find_file(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
         return explicit
     if named := environ.get(CONFIG_VARIABLE):
         return Path(named)
-    return next((path for name in DEFAULT_FILES if (path := Path(name)).is_file()), None)
+    # os.path and not Path.is_file, which raises where the current directory may not be looked into.
+    return next((Path(name) for name in DEFAULT_FILES if os.path.isfile(name)), None)
 
 
 def variable_name(path: str) -> str:

@@ -18,11 +18,18 @@ from fetchbox.errors import ConfigError, Problem, UsageError
 DATA_DIR = "{data_dir}"
 
 
-def load(path: Path | str | None = None, env: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def load(
+    path: Path | str | None = None,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    listens: bool = True,
+) -> Config:
     """The configuration of a service or a command.
 
     Defaults, then the file (`path`, else FETCHBOX_CONFIG, else config/fetchbox.toml, else fetchbox.toml), then `env` (default: the
-    process's environment), then `overrides` (nested; what the command line said). Raises ConfigError with all problems.
+    process's environment), then `overrides` (nested; what the command line said). `listens` is False for whoever never binds
+    `server.bind_addr`: a worker, a hub, a client. Raises ConfigError with all problems.
     """
     environ = os.environ if env is None else env
     layers = Layers()
@@ -30,7 +37,7 @@ def load(path: Path | str | None = None, env: Mapping[str, str] | None = None, o
         layers.add_file(file)
     layers.add_environment(environ)
     layers.add_tree(overrides or {}, "the command line")
-    return _build(layers, lambda config: check(config, environ))
+    return _build(layers, lambda config: check(config, environ, listens=listens))
 
 
 def load_library(

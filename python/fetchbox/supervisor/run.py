@@ -125,6 +125,12 @@ class Supervisor:
     # ---- start ------------------------------------------------------------------------------------------------------------
 
     async def _take_addresses(self) -> None:
+        data_dir = self._config.data_dir
+        if os.path.isdir(data_dir) and not os.access(data_dir, os.W_OK | os.X_OK):
+            # Said once and early: a mounted directory of somebody else is what goes wrong first with containers.
+            raise ProcessError(
+                f"cannot write to {data_dir}: permission denied for user {os.geteuid()}; chown it, or choose another data_dir"
+            )
         if "hub" in self._roles:
             await self._claim_data_dir()
         if "api" in self._roles:
