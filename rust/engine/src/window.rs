@@ -282,7 +282,8 @@ fn unpack(delivered: &Delivered, first: u64, intake: &mut Intake) {
             continue;
         }
         let mut task = Box::<DownloadTask>::default();
-        match task.merge(raw.clone()) {
+        // A slice is read faster than a buffer that counts who holds it.
+        match task.merge(&raw[..]) {
             Ok(()) if !task.job_id.is_empty() && !task.url.is_empty() => intake.tasks.push(Placed { token: place(offset), task }),
             Ok(()) => intake.malformed.push(Malformed { token: place(offset), reason: "the task names no job or no url".into(), raw }),
             Err(error) => intake.malformed.push(Malformed { token: place(offset), reason: error.to_string(), raw }),
