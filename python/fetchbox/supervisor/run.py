@@ -125,12 +125,7 @@ class Supervisor:
     # ---- start ------------------------------------------------------------------------------------------------------------
 
     async def _take_addresses(self) -> None:
-        data_dir = self._config.data_dir
-        if os.path.isdir(data_dir) and not os.access(data_dir, os.W_OK | os.X_OK):
-            # Said once and early: a mounted directory of somebody else is what goes wrong first with containers.
-            raise ProcessError(
-                f"cannot write to {data_dir}: permission denied for user {os.geteuid()}; chown it, or choose another data_dir"
-            )
+        _check_writable(self._config.data_dir)
         if "hub" in self._roles:
             await self._claim_data_dir()
         if "api" in self._roles:
@@ -274,3 +269,9 @@ class Supervisor:
         for slot in self._slots:
             slot.reload(text)
         log.info("configuration read again")
+
+
+def _check_writable(data_dir: str) -> None:
+    """Says it once and early: a mounted directory of somebody else is what goes wrong first with containers. ProcessError."""
+    if os.path.isdir(data_dir) and not os.access(data_dir, os.W_OK | os.X_OK):
+        raise ProcessError(f"cannot write to {data_dir}: permission denied for user {os.geteuid()}; chown it, or choose another data_dir")
