@@ -139,6 +139,8 @@ class OutcomeBatch:
         """How many of them are stored, and their bytes."""
     def unstored(self) -> list[Outcome]:
         """Objects for those that are not stored."""
+    def sampled(self) -> list[tuple[str, str, str, int, Outcome]]:
+        """Settled tasks whose trace context says that they are recorded: traceparent, job, job type, time (milliseconds since 1970)."""
     def remembered(self) -> list[tuple[bytes, bytes]]:
         """What to remember for the next run with `reuse`: name and value."""
     def encode(self) -> list[tuple[int, bytes]]:

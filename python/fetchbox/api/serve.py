@@ -23,6 +23,7 @@ from fetchbox.api.service import Service
 from fetchbox.config import Config, parse_address
 from fetchbox.control import Control
 from fetchbox.errors import HubUnavailable, Refused
+from fetchbox.tracing import traces
 
 if TYPE_CHECKING:
     from fetchbox.broker import HubConnection
@@ -108,6 +109,7 @@ async def serve(config: Config, control: Control) -> int:
     hub = HubConnection(config, "api", name=f"api {control.index}")
     app = create_app(config, hub, draining=control.draining)
     service: Service = app.state.service
+    service.traces = traces(config, control.name)
     control.add_metrics(service.metrics.render)
     control.on_reload(lambda changed: apply(service, config, changed))
     hub.on_connected(
@@ -120,6 +122,8 @@ async def serve(config: Config, control: Control) -> int:
     finally:
         service.handlers.close()
         hub.close()
+        if service.traces is not None:
+            await asyncio.to_thread(service.traces.close)
         # Granian's runtime closed the descriptor when it stopped serving.
         listener.detach()
 

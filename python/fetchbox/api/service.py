@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -13,6 +14,9 @@ from fetchbox.api.settings import Settings
 from fetchbox.api.types import Core, Hub
 from fetchbox.api.watch import Watch
 from fetchbox.handler_host import HandlerHost
+
+if TYPE_CHECKING:
+    from fetchbox.tracing import Traces
 
 TASKS_TOPIC = "jobs.tasks"
 
@@ -32,6 +36,8 @@ class Service:
     handlers: HandlerHost = field(default_factory=HandlerHost)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when streams have to end because the process is to end."""
+    traces: Traces | None = None
+    """Where spans go, if anywhere."""
     partitions: int | None = None
     """Partitions that jobs.tasks really has, once the hub has said so; an existing topic's number wins over the configuration."""
 

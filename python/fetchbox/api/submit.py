@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
@@ -24,6 +24,9 @@ from fetchbox.errors import HandlerError, HubUnavailable, Refused
 from fetchbox.manifest import DownloadTask, decode_manifest, encode_tasks
 
 logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from fetchbox.tracing import Submission
 
 INLINE_BYTES = 64 << 10
 """Bodies up to this are compiled on the loop: a fraction of a millisecond, less than handing them to a thread costs in latency. Larger
@@ -93,28 +96,35 @@ class Submit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        result = "internal_error"
+        headers = scope[HEADERS]
+        traces = self._service.traces
+        submission = None if traces is None else traces.submission(headers.get(b"traceparent"))
+        result, status = "internal_error", 500
+        told: dict[str, str | int] = {}
         try:
-            reply, size = await self._post(scope[HEADERS], receive)
+            reply, size = await self._post(headers, receive, submission)
             created = bool(reply["created"])
-            result = "accepted" if created else "duplicate"
+            result, status = ("accepted", 202) if created else ("duplicate", 200)
             if created:
                 self._service.metrics.accepted(size)
-            await _answer(send, reply, 202 if created else 200)
+            told = {"fetchbox.job_id": reply["job_id"], "fetchbox.resources": reply["resource_count"]}
+            await _answer(send, reply, status)
         except Problem as problem:
-            result = problem.code.lower()
+            result, status = problem.code.lower(), problem.status
             raise
         except (HubUnavailable, Refused) as error:
             refusal = of_hub_error(error)
-            result = refusal.code.lower()
+            result, status = refusal.code.lower(), refusal.status
             raise refusal from error
         except Disconnected:
             result = "disconnected"
             raise
         finally:
             self._service.metrics.job(result, time.perf_counter() - started)
+            if submission is not None:
+                submission.end(result, status, told)
 
-    async def _post(self, headers: Mapping[bytes, bytes], receive: Receive) -> tuple[dict[str, Any], int]:
+    async def _post(self, headers: Mapping[bytes, bytes], receive: Receive, submission: Submission | None) -> tuple[dict[str, Any], int]:
         service = self._service
         settings = service.settings
         tenant, named = settings.tenant(headers)
@@ -125,7 +135,7 @@ class Submit:
         digest = None
         if key is not None:
             digest = hashlib.sha256(body).hexdigest() if len(body) <= INLINE_BYTES else await asyncio.to_thread(_sha256, body)
-        trace = trace_of(headers.get(b"traceparent"))
+        trace = trace_of(headers.get(b"traceparent")) if submission is None else Trace(submission.trace_id, submission.traceparent)
         now_ms = int(service.clock() * 1000)
         partitions = service.partitions or job_type.context["partitions"]
         post = Post(service.new_id(), job_type, tenant, key, body, digest, trace, now_ms, settings, partitions)

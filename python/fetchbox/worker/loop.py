@@ -17,6 +17,7 @@ from fetchbox.errors import Refused, Unavailable
 from fetchbox.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
+    from fetchbox.tracing import Traces
     from fetchbox.worker.before import BeforeFetch
     from fetchbox.worker.finish import Finisher
 
@@ -50,6 +51,7 @@ class WorkerLoop:
         quarantine: Quarantine,
         before: BeforeFetch | None = None,
         finisher: Finisher | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._engine = engine
         self._hub = hub
@@ -58,6 +60,7 @@ class WorkerLoop:
         self._quarantine = quarantine
         self._before = before
         self._finisher = finisher
+        self._traces = traces
         self._finished = asyncio.Event()
         self._room = asyncio.Event()
         self._draining = asyncio.Event()
@@ -189,6 +192,11 @@ class WorkerLoop:
     async def _report_apart(self, outcomes: OutcomeBatch) -> None:
         async with self._reporting:
             await self._publish(self._engine.settle(outcomes))
+        self._trace(outcomes)
+
+    def _trace(self, outcomes: OutcomeBatch) -> None:
+        if self._traces is not None:
+            self._traces.settled(outcomes.sampled())
 
     async def _report_forever(self) -> None:
         while True:
@@ -208,6 +216,7 @@ class WorkerLoop:
             report = self._engine.settle(outcomes)
             if len(report):
                 await self._publish(report)
+            self._trace(outcomes)
             if len(outcomes) < DRAIN_LIMIT:
                 return
 

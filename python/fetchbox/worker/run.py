@@ -18,6 +18,7 @@ from fetchbox.broker import HubConnection, Streams
 from fetchbox.config import Config, engine_options
 from fetchbox.config import curl as curl_support
 from fetchbox.errors import ConfigError, FetchboxError, HandlerError, Unavailable
+from fetchbox.tracing import traces
 from fetchbox.worker.finish import Finisher
 from fetchbox.worker.loop import WorkerLoop
 from fetchbox.worker.quarantine import Quarantine
@@ -64,7 +65,10 @@ async def run(config: Config, control: Control) -> int:
     member = f"{socket.gethostname()}-{os.getpid()}-{control.index}-{secrets.token_hex(4)}"
     quarantine = Quarantine(config, control.index, engine)
     finisher = Finisher(config, streams, member, hooks.finalize, hooks.host)
-    loop = WorkerLoop(engine, streams, member, config.worker.flush_interval, quarantine, hooks.before_fetch(config, engine), finisher)
+    spans = traces(config, control.name)
+    loop = WorkerLoop(
+        engine, streams, member, config.worker.flush_interval, quarantine, hooks.before_fetch(config, engine), finisher, spans
+    )
     curl = curl_transport(config, engine)
     try:
         control.ready()
@@ -79,6 +83,8 @@ async def run(config: Config, control: Control) -> int:
         if iggy is not None:
             await iggy.close()
         hub.close()
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
     return 0
 
 

@@ -38,6 +38,20 @@ impl OutcomeBatch {
         self.finished.iter().filter(|item| stored_size(&item.result).is_none()).map(Outcome::from).collect()
     }
 
+    /// What a tracer is told of: settled tasks whose trace context asks for it, with the context, job, job type and when they were finished.
+    fn sampled(&self) -> Vec<(String, String, String, u64, Outcome)> {
+        let settled = self.finished.iter().filter_map(|item| match &item.result {
+            FinishedKind::Outcome(outcome) if is_sampled(&item.task.traceparent) => Some((item, outcome.finished_at_ms)),
+            _ => None,
+        });
+        settled
+            .map(|(item, at_ms)| {
+                let task = &item.task;
+                (task.traceparent.clone(), task.job_id.clone(), task.job_type.clone(), at_ms, Outcome::from(item))
+            })
+            .collect()
+    }
+
     fn remembered<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
         let outcomes = self.finished.iter().filter_map(|item| match &item.result {
             FinishedKind::Outcome(outcome) if !outcome.reuse_key.is_empty() => Some(outcome),
@@ -58,6 +72,11 @@ impl OutcomeBatch {
     fn decode(finished: &[u8]) -> PyResult<Self> {
         Ok(Self { finished: vec![carry::decode(finished)?] })
     }
+}
+
+/// Whether the flags of a W3C traceparent say that the trace is recorded.
+fn is_sampled(traceparent: &str) -> bool {
+    traceparent.get(53..55).and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 1 == 1)
 }
 
 fn stored_size(result: &FinishedKind) -> Option<u64> {
