@@ -42,6 +42,7 @@ async def _feed_until_drained(config: Config, control: Control) -> None:
     connection = HubConnection(config, "operator", name="feed", url=f"unix://{hub_socket(config)}")
     feed = IggyFeed(config, connection)
     control.add_metrics(feed.metrics)
+    control.on_reload(feed.reload)
     draining = asyncio.create_task(control.draining.wait())
     feeding = asyncio.create_task(feed.run())
     try:

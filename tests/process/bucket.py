@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -19,6 +20,8 @@ from tests.process.s3 import BUCKET, S3
 from tests.process.waiting import wait_for
 
 PREFIX: Final = "some/prefix"
+READERS: Final = 8
+"""Objects that are read at once."""
 
 
 class BucketOracle(Oracle):
@@ -58,13 +61,16 @@ class BucketOracle(Oracle):
             every=0.5,
             describe=lambda: "\n".join(difference()[:20]),
         )
-        assert not self._server.uploads()
-        for path, resource in objects.items():
-            body = self._read(path)
-            found = (len(body), hashlib.sha256(body).hexdigest())
-            assert found == (resource.size, resource.sha256), f"{path} holds {found}; its URL gives {resource}"
+        wait_for("the collector to abort what crashes left", lambda: not self._server.uploads(), limit, every=0.5)
+        with ThreadPoolExecutor(READERS) as pool:
+            for (path, resource), found in zip(objects.items(), pool.map(self._digest, objects), strict=True):
+                assert found == (resource.size, resource.sha256), f"{path} holds {found}; its URL gives {resource}"
         for path, load in manifests.items():
             assert json.loads(self._read(path)) == json.loads(load.body), f"{path} is not the manifest that was posted as {load.key}"
+
+    def _digest(self, path: str) -> tuple[int, str]:
+        body = self._read(path)
+        return len(body), hashlib.sha256(body).hexdigest()
 
     def _read(self, path: str) -> bytes:
         return bytes(obstore.get(self._bucket, path).bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,8 +29,13 @@ class Host(Service):
         (directory / "token").write_text(TOKEN + "\n", encoding="utf-8")
         self.command = [*prefix, *command(role, "--config", str(self.config_path))]
 
+    def run_by(self, interpreter: str) -> None:
+        """From its next start on it runs the build that this interpreter has."""
+        self.command[self.command.index("-m") - 1] = interpreter
+
     def configure(self, overrides: Mapping[str, Any]) -> None:
-        """Writes the configuration; its telemetry port is where the test can reach it."""
+        """Writes the configuration; its ports are where the test can reach them."""
+        self.url = f"http://{self.address}:{self.port}"
         self.metrics_url = f"http://{self.address}:{self.metrics_url.rpartition(':')[2]}"
         super().configure(overrides)
 
@@ -77,8 +83,10 @@ def fleet(
     hub_at: str = "127.0.0.1",
     overrides: Mapping[str, Any] | None = None,
     worker_at: Sequence[str] = (),
+    interpreter: str = sys.executable,
 ) -> Iterator[Fleet]:
-    """Starts a fleet over TLS and a token: `workers` are the prefixes of their commands, `worker_at` their addresses."""
+    """Starts a fleet over TLS and a token: `workers` are the prefixes of their commands, `worker_at` their addresses, `interpreter` has the
+    build that they run."""
     store = directory / "store"
     store.mkdir()
     certificates = Certificates.create(("localhost", hub_at))
@@ -93,6 +101,7 @@ def fleet(
         def host(name: str, role: str, tree: Mapping[str, Any], address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Host:
             made = Host(directory / name, role, {**shared, **tree}, address=address, prefix=prefix)
             stack.callback(made.close)
+            made.run_by(interpreter)
             made.launch()
             return made
 

@@ -47,7 +47,7 @@ table inet trap {
 """
 
 
-def in_own_network(body: Callable[[], None]) -> None:
+def in_own_network(body: Callable[[], None], limit: float = LIMIT) -> None:
     """Runs `body` in a network of its own and raises what it raises; skips where that takes rights or tools that are missing."""
     if os.geteuid() != 0:
         pytest.skip("a network of its own needs root")
@@ -68,10 +68,10 @@ def in_own_network(body: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=run, name="own network", daemon=True)
     thread.start()
-    thread.join(LIMIT)
+    thread.join(limit)
     if raised:
         raise raised[0]
-    assert not thread.is_alive(), f"not done within {LIMIT:g} s"
+    assert not thread.is_alive(), f"not done within {limit:g} s"
 
 
 def _run(*command: str, stdin: str = "") -> str:

@@ -30,6 +30,8 @@ from fetchbox.testing import free_port, wait_until
 
 S3S_FS: Final = "FETCHBOX_S3S_FS"
 """Environment variable with the path of an s3s-fs binary, where it is not on the PATH."""
+# Read when this is imported: a test's own environment has none of our variables.
+_GIVEN = os.environ.get(S3S_FS)
 KEY, SECRET = "key", "secret"
 MIB: Final = 1 << 20
 PART: Final = 5 * MIB
@@ -98,12 +100,12 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _server(command: list[str], port: int, name: str, log: Path, root: Path | None = None) -> Iterator[S3]:
+def _server(command: list[str], at: str, name: str, log: Path, root: Path | None = None) -> Iterator[S3]:
     with log.open("wb") as output:
         environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     try:
-        server = S3(f"http://127.0.0.1:{port}", name, "bucket", root)
+        server = S3(f"http://{at}", name, "bucket", root)
 
         def answers() -> bool:
             assert process.poll() is None, f"{command} ended: {log.read_text(errors='replace')[-2000:]}"
@@ -119,28 +121,28 @@ def _server(command: list[str], port: int, name: str, log: Path, root: Path | No
 
 
 @contextmanager
-def moto(directory: Path) -> Iterator[S3]:
+def moto(directory: Path, host: str = "127.0.0.1") -> Iterator[S3]:
     """moto's server, which keeps everything in memory."""
-    port = free_port()
-    with _server([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, "moto", directory / "moto.log") as server:
+    port = str(free_port())
+    with _server([sys.executable, "-m", "moto.server", "-H", host, "-p", port], f"{host}:{port}", "moto", directory / "moto.log") as server:
         yield server
 
 
 @contextmanager
-def s3s_fs(directory: Path) -> Iterator[S3]:
+def s3s_fs(directory: Path, host: str = "127.0.0.1") -> Iterator[S3]:
     """s3s-fs, which keeps objects as files; skips where it is not installed."""
-    binary = os.environ.get(S3S_FS) or shutil.which("s3s-fs")
+    binary = _GIVEN or shutil.which("s3s-fs")
     if binary is None:
         pytest.skip(f"no s3s-fs on the PATH or in {S3S_FS}: cargo install s3s-fs --version 0.14.1 --features binary")
-    port = free_port()
+    port = str(free_port())
     root = directory / "s3s"
     root.mkdir()
-    command = [binary, "--host", "127.0.0.1", "--port", str(port), "--access-key", KEY, "--secret-key", SECRET, str(root)]
-    with _server(command, port, "s3s-fs", directory / "s3s.log", root) as server:
+    command = [binary, "--host", host, "--port", port, "--access-key", KEY, "--secret-key", SECRET, str(root)]
+    with _server(command, f"{host}:{port}", "s3s-fs", directory / "s3s.log", root) as server:
         yield server
 
 
-SERVERS: Final[dict[str, Callable[[Path], Any]]] = {"moto": moto, "s3s-fs": s3s_fs}
+SERVERS: Final[dict[str, Callable[..., Any]]] = {"moto": moto, "s3s-fs": s3s_fs}
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,14 @@ class Front:
     behind: S3
     endpoint: str
     seen: list[Seen] = field(default_factory=list)
+    signers: set[tuple[str, str]] = field(default_factory=set)
+    """Who signed requests: access key and session token."""
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     """By operation, for its next requests in order; an operation without any left is passed on."""
     always: dict[str, Fault] = field(default_factory=dict)
     """By operation, for every request."""
+    done: Callable[[str], None] = lambda what: None
+    """Told of each operation that the store has carried out, before whoever asked for it is."""
 
     def count(self, what: str) -> int:
         """Requests of an operation."""
@@ -204,7 +210,9 @@ def _handler(front: Front, lock: threading.Lock) -> type[BaseHTTPRequestHandler]
             query = parse_qs(parts.query, keep_blank_values=True)
             body = self.rfile.read(int(self.headers.get("content-length", "0")))
             what = Seen(self.command, parts.path, query, 0).what
+            signer = re.search(r"Credential=([^/,]+)/", self.headers.get("authorization", ""))
             with lock:
+                front.signers.add((signer.group(1) if signer else "", self.headers.get("x-amz-security-token", "")))
                 fault = front.next_fault(what)
             if isinstance(fault, tuple):
                 status, code = fault
@@ -212,6 +220,7 @@ def _handler(front: Front, lock: threading.Lock) -> type[BaseHTTPRequestHandler]
                 self.answer(status, {"content-type": "application/xml"}, text)
             else:
                 status, fields, text = self.passed_on(body)
+                front.done(what)
                 if fault == "lose":
                     status, self.close_connection = 0, True
                 else:

@@ -122,6 +122,27 @@ def test_secrets_come_from_files(here: Path) -> None:
     assert config.server.api_tokens == {"t1": "acme"}
 
 
+def test_the_brokers_credentials_come_from_a_file(here: Path) -> None:
+    (here / "broker").write_text("iggy://fetch%40box:hush@iggy:8090\n")
+    for config in (load(env={"FETCHBOX__BROKER__URL_FILE": "broker"}), load(env={}, path=_toml(here, '[broker]\nurl_file = "broker"\n'))):
+        assert config.broker.url == "iggy://fetch%40box:hush@iggy:8090"
+        shown = {setting.path: setting for setting in describe(config)}["broker.url"]
+        assert shown.value == "iggy://********@iggy:8090"
+        assert shown.source != "default"
+        assert "hush" not in repr(config)
+    (problem,) = problems({"FETCHBOX__BROKER__URL_FILE": "nowhere"})
+    assert (problem.path, problem.source) == ("broker.url", "FETCHBOX__BROKER__URL_FILE")
+    (here / "broker").write_text("hush")
+    (problem,) = problems({"FETCHBOX__BROKER__URL_FILE": "broker"})
+    assert "hush" not in str(problem)
+
+
+def _toml(here: Path, text: str) -> Path:
+    path = here / "own.toml"
+    path.write_text(text)
+    return path
+
+
 def test_only_secrets_come_from_files_and_a_missing_file_is_told(here: Path) -> None:
     (here / "x").write_text("y")
     assert problems({"FETCHBOX__SERVER__BIND_ADDR_FILE": "x"})[0].path == "FETCHBOX__SERVER__BIND_ADDR_FILE"

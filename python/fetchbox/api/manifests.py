@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -13,11 +16,17 @@ from fetchbox.api.problems import Problem, not_found
 
 logger = logging.getLogger(__name__)
 
+SESSION_TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105  (a variable's name)
 FOLDER = "manifests"
 FILE = "manifest.json"
 
 PUT_SECONDS = 20.0
 """How long one manifest may take to be stored, retries included."""
+PROBE = "readiness"
+"""A name in the manifests' folder that nothing ever has."""
+PROBE_SECONDS = 5.0
+FORGIVEN_AFTER = 15.0
+"""Seconds after which a store that answers, and took no manifest before, is given the next one."""
 
 
 def _unavailable(what: str) -> Problem:
@@ -29,8 +38,13 @@ class Manifests(Protocol):
 
     local: bool
     """Whether the hub writes them with its commit, so that `put` is not needed."""
-    trouble: str | None
-    """What the last access complained of, None when it went well."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why manifests cannot be stored at the moment; None when nothing is known to be wrong."""
+
+    async def probe(self) -> None:
+        """Looks whether the store is there and lets us in; `trouble` tells. Raises nothing, and ends within PROBE_SECONDS."""
 
     def url(self, job_type: str, job_id: str) -> str:
         """The URL of a job's manifest, existing or not."""
@@ -54,6 +68,9 @@ class LocalManifests:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._base = root.absolute().as_uri() + f"/{FOLDER}/"
+
+    async def probe(self) -> None:
+        """Nothing: the hub looks after the directory."""
 
     def url(self, job_type: str, job_id: str) -> str:
         # Job types are plain names and job ids UUIDs: nothing needs encoding.
@@ -87,7 +104,37 @@ class RemoteManifests:
     def __init__(self, store: Any, base_url: str) -> None:
         self._store = store
         self._base = base_url.rstrip("/") + "/"
-        self.trouble: str | None = None
+        self._refused: tuple[str, float] | None = None
+        self._away: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """What the last look complained of, else what the last manifest met, for a while: others are sent here only when this is None."""
+        if self._away is None and self._refused is not None and time.monotonic() - self._refused[1] < FORGIVEN_AFTER:
+            return self._refused[0]
+        return self._away
+
+    async def probe(self) -> None:
+        """Asks for something that is not there: whoever says so has the bucket, and lets us read."""
+        import obstore
+
+        away: str | None = None
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await obstore.get_async(self._store, f"{FOLDER}/{PROBE}")
+        except FileNotFoundError as error:
+            away = "there is no such bucket" if "NoSuchBucket" in str(error) else None
+        except TimeoutError:
+            away = f"the store did not answer within {PROBE_SECONDS:g} s"
+        except Exception as error:
+            denied = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
+            away = "the store denies access" if denied else f"the store cannot be used ({type(error).__name__})"
+        if away != self._away:
+            if away is None:
+                logger.info("the store is there")
+            else:
+                logger.warning("the store is of no use: %s", away)
+            self._away = away
 
     def url(self, job_type: str, job_id: str) -> str:
         return f"{self._base}{FOLDER}/{job_type}/{job_id}/{FILE}"
@@ -102,7 +149,7 @@ class RemoteManifests:
             raise self._failed("the store did not take the manifest in time") from None
         except Exception as error:
             raise self._failed("the store did not take the manifest", error) from error
-        self.trouble = None
+        self._refused = self._away = None
 
     async def discard(self, url: str) -> None:
         import obstore
@@ -136,7 +183,7 @@ class RemoteManifests:
         if error is not None:
             # The store's own message may hold signed URLs: into the log its kind only.
             logger.warning("%s: %s", message, type(error).__name__)
-        self.trouble = message
+        self._refused = (message, time.monotonic())
         return _unavailable(message)
 
 
@@ -146,4 +193,16 @@ def open_manifests(url: str, options: Mapping[str, Any]) -> Manifests:
         return LocalManifests(Path(unquote(url.removeprefix("file://"))))
     from obstore.store import from_url
 
-    return RemoteManifests(from_url(url, **options), url)
+    with _own_credentials(options.get("config", {})):
+        return RemoteManifests(from_url(url, **options), url)
+
+
+@contextlib.contextmanager
+def _own_credentials(config: Mapping[str, Any]) -> Iterator[None]:
+    """A session token of the environment belongs to the environment's keys: it is hidden from a store that has keys of its own."""
+    hidden = os.environ.pop(SESSION_TOKEN, None) if "access_key_id" in config else None
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            os.environ[SESSION_TOKEN] = hidden

@@ -40,6 +40,10 @@ DESCRIPTORS_KEPT = 256
 """Descriptors that connections may not use: the hub, the store, logs, handlers."""
 FIRST_CONNECT_SECONDS = 5.0
 """How long the start waits for the hub before the process says that it is ready all the same: it can say 503."""
+STORE_LOOK_SECONDS = 5.0
+"""How often the store is looked at while it is there."""
+STORE_AGAIN_SECONDS = 2.0
+"""How often while it is not."""
 CLOSE_MARGIN = 2.0
 """Seconds before the end of the drain at which requests that still run are left behind."""
 
@@ -116,10 +120,12 @@ async def serve(config: Config, control: Control) -> int:
         lambda connected: control.set_health("hub", "ok" if connected else "degraded", None if connected else "the hub is away")
     )
     server = make_server(app, listener, config)
+    looking = asyncio.ensure_future(_look_at_the_store(service))
     try:
-        await _until_connected(hub, service)
+        await asyncio.gather(_until_connected(hub, service), service.settings.manifests.probe())
         return await run_server(server, control)
     finally:
+        looking.cancel()
         service.handlers.close()
         hub.close()
         if service.traces is not None:
@@ -157,6 +163,14 @@ def apply(service: Service, before: Config, changed: Config) -> None:
     """Puts a new configuration in force: tokens, limits and job types. The store stays: its objects' URLs are part of what was promised."""
     same_store = before.storage == changed.storage
     service.settings = settings_of(changed, service.settings.manifests if same_store else None)
+
+
+async def _look_at_the_store(service: Service) -> None:
+    """Keeps readiness true: a store that is away, gone or closed is noticed without a post, and so is one that is back."""
+    while True:
+        manifests = service.settings.manifests
+        await asyncio.sleep(STORE_LOOK_SECONDS if manifests.trouble is None else STORE_AGAIN_SECONDS)
+        await manifests.probe()
 
 
 async def _until_connected(hub: HubConnection, service: Service) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,17 @@ START_LIMIT = 60.0
 
 
 class IggyServer:
-    """A server on loopback with a directory of its own; it can be killed and started again."""
+    """A server with a directory of its own, on loopback unless `host` says where else; it can be killed and started again.
 
-    def __init__(self, directory: Path) -> None:
+    `more` are further variables of its environment.
+    """
+
+    def __init__(self, directory: Path, *, host: str = "127.0.0.1", more: Mapping[str, str] | None = None) -> None:
         self.directory = directory
+        self.host = host
+        self._more = dict(more or {})
         self.port, self.http_port = free_port(), free_port()
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=10)
+        self.http = httpx.Client(base_url=f"http://{host}:{self.http_port}", trust_env=False, timeout=10)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -41,7 +46,7 @@ class IggyServer:
     @property
     def url(self) -> str:
         """What goes into `broker.url`."""
-        return f"iggy://{USER}:{PASSWORD}@127.0.0.1:{self.port}"
+        return f"iggy://{USER}:{PASSWORD}@{self.host}:{self.port}"
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
@@ -55,11 +60,12 @@ class IggyServer:
             "IGGY_SYSTEM_PATH": str(self.directory / "data"),
             "IGGY_SYSTEM_SHARDING_CPU_ALLOCATION": "1",
             "IGGY_SYSTEM_SHARDING_PIN_CORES": "false",
-            "IGGY_TCP_ADDRESS": f"127.0.0.1:{self.port}",
+            "IGGY_TCP_ADDRESS": f"{self.host}:{self.port}",
             "IGGY_HTTP_ENABLED": "true",
-            "IGGY_HTTP_ADDRESS": f"127.0.0.1:{self.http_port}",
+            "IGGY_HTTP_ADDRESS": f"{self.host}:{self.http_port}",
             "IGGY_QUIC_ENABLED": "false",
             "IGGY_WEBSOCKET_ENABLED": "false",
+            **self._more,
         }
         log = (self.directory / "server.log").open("ab")
         with log:
@@ -115,9 +121,11 @@ class IggyServer:
 
 
 @contextmanager
-def iggy_server(directory: Path, *, partitions: int | None = 4) -> Iterator[IggyServer]:
+def iggy_server(
+    directory: Path, *, partitions: int | None = 4, host: str = "127.0.0.1", more: Mapping[str, str] | None = None
+) -> Iterator[IggyServer]:
     """A server with stream and topics, ended afterwards."""
-    server = IggyServer(directory)
+    server = IggyServer(directory, host=host, more=more)
     server.start()
     try:
         if partitions is not None:

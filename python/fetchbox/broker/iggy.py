@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from fetchbox.broker.iggy_trouble import reason
 from fetchbox.broker.topics import STREAM
 from fetchbox.config import Config
 from fetchbox.errors import BrokerUnavailable, ConfigError
@@ -26,6 +27,7 @@ CALL_TIMEOUT = 10.0
 """Seconds that a call may take."""
 CONNECT_TIMEOUT = 5.0
 CONSUMER = "fetchbox"
+BAD_LOGIN = "it does not know this user with this password: see broker.url"
 DEFAULT_PORT = 8090
 SEND_BYTES = 4 << 20
 """Most bytes of one send; a larger list of messages goes in several."""
@@ -60,6 +62,14 @@ def endpoint(config: Config) -> Endpoint:
     )
 
 
+def with_credentials(to: Endpoint, config: Config) -> Endpoint:
+    """The same server with the user and password of a configuration that was read again; its address changes at the next start only."""
+    if config.broker.url == "embedded":
+        return to
+    fresh = endpoint(config)
+    return replace(to, username=fresh.username, password=fresh.password) if fresh.address == to.address else to
+
+
 @dataclass(slots=True)
 class Polled:
     """Messages of a partition, without a gap."""
@@ -84,12 +94,23 @@ class IggyLink:
         self.trouble: str | None = None
         """Why the last call failed; None while all is well, and before the first."""
 
+    def reload(self, config: Config) -> None:
+        """From its next connection on it logs in with the user and password of this configuration."""
+        self._to = with_credentials(self._to, config)
+
     async def client(self) -> IggyClient:
         """The connected client."""
         async with self._connecting:
             if self._client is None:
                 client = self._make()
-                await self._guard(client.connect(), CONNECT_TIMEOUT)
+                try:
+                    await self._guard(client.connect(), CONNECT_TIMEOUT)
+                except BrokerUnavailable as error:
+                    known = BAD_LOGIN if "credentials" in str(error) else await reason(self._to)
+                    if known is None:
+                        raise
+                    self._drop(f"{self._to.address}: {known}")
+                    raise BrokerUnavailable(str(self.trouble)) from error
                 self._client = client
             return self._client
 

@@ -46,6 +46,11 @@ class IggyFeed:
         self._lag: dict[tuple[str, str], tuple[int, float]] = {}
         self._told: str | None = ""
 
+    def reload(self, config: Config) -> None:
+        """Takes over new credentials for the next connections."""
+        for link in self._links:
+            link.reload(config)
+
     async def run(self) -> None:
         """Works until it is cancelled; an absence of either side is waited for."""
         try:

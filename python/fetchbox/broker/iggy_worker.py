@@ -73,6 +73,11 @@ class IggyConnection:
             for callback in self._on_connected:
                 callback(self._up)
 
+    def reload(self, config: Config) -> None:
+        """Takes over new credentials for the next connections."""
+        for link in (self._link, self._events):
+            link.reload(config)
+
     async def query(self, name: str, params: dict[str, Any]) -> bytes:
         """A question to the ledger."""
         return await self._hub.query(name, params)

@@ -26,6 +26,7 @@ AMBIENT_AWS = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_METADATA_ENDPOINT",
 )
 ENTRY_POINTS = "fetchbox.handlers"
 _GUARD = "set server.api_tokens or server.operator_token, or server.allow_anonymous = true if that is meant"

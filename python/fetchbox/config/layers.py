@@ -16,7 +16,7 @@ from typing import Any, get_origin
 from pydantic import SecretStr
 
 from fetchbox.config.models import Config
-from fetchbox.config.schema import SECRET_MAPS, field_type, is_section, known_paths, map_value, nearest
+from fetchbox.config.schema import SECRET_MAPS, SECRET_URLS, field_type, is_section, known_paths, map_value, nearest
 from fetchbox.errors import Problem
 
 PREFIX = "FETCHBOX__"
@@ -207,7 +207,7 @@ def _is_optional(path: tuple[str, ...]) -> bool:
 
 def _may_come_from_file(found: tuple[tuple[str, ...], Any]) -> bool:
     path, kind = found
-    return kind is SecretStr or ".".join(path) in SECRET_MAPS
+    return kind is SecretStr or ".".join(path) in SECRET_MAPS | SECRET_URLS
 
 
 def _parse(kind: Any, text: str) -> Any:

@@ -68,11 +68,11 @@ class Broker(Section):
     """Where tasks and outcomes travel."""
 
     url: Annotated[str, Field(repr=False)] = "embedded"
-    """`embedded` (in the hub), or `iggy://user:password@host:8090`."""
+    """`embedded` (in the hub), or `iggy://user:password@host:8090`. Like a secret it may come from a file (`url_file`)."""
     tls: bool = False
     """Whether the server is spoken to over TLS; its certificate is checked against the host of `url`."""
     tls_ca: str | None = None
-    """PEM file with the roots that are trusted instead of the system's. Implies `tls`."""
+    """PEM file with the roots that are trusted instead of those of the web that the client knows. Implies `tls`."""
 
 
 class Tasks(Section):
@@ -123,13 +123,13 @@ class Ledger(Section):
     """A job that nothing has changed for so long is examined for tasks that were lost; 0 for never."""
     direct_idle: DurationOrZero = 300.0
     """A job whose tasks a producer published itself, without saying how many, has ended when nothing came for so long; 0 for never."""
-    collect_every: DurationOrZero = 60.0
-    """How often objects that nobody owns are removed; 0 for only by `fetchbox ledger collect`."""
+    collect_every: DurationOrZero = 20.0
+    """How often what nobody owns is removed from the store; 0 for only by `fetchbox ledger collect`."""
     collect_after: Duration = 900.0
     """How long after a job settled it is looked at for such objects, and how old a manifest without a job must be. A post that takes
     longer is refused."""
     abort_uploads_after: Duration = 86400.0
-    """Age from which an unfinished multipart upload is aborted even when its job is not known to be settled."""
+    """Age from which an unfinished multipart upload is aborted even when its resource is not known to be settled."""
 
 
 class Callbacks(Section):

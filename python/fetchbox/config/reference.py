@@ -239,8 +239,9 @@ text: `"8MB"` is 8,000,000 (KB, MB, GB, TB are powers of 1000) and `"8MiB"` is 8
 sizes per second. Rates are numbers per second, or `"20/s"`, `"600/m"`, `"1000/h"`. `max_attempts` counts the first attempt.
 
 **Secrets** also come from files: `FETCHBOX__SERVER__OPERATOR_TOKEN_FILE=/run/secrets/operator`, or `operator_token_file = "…"` in the TOML
-file; a file for `api_tokens` or `storage.options` holds JSON. SIGHUP to the top process reads everything again and hands secrets, tokens
-and job types to the running processes; addresses, `data_dir` and numbers of processes change at the next start.
+file; a file for `api_tokens` or `storage.options` holds JSON, one for `broker.url` the whole URL with its user and password. SIGHUP to the
+top process reads everything again and hands secrets, tokens and job types to the running processes; addresses, `data_dir`, numbers of
+processes and the store with its credentials change at the next start.
 
 **Names.** Job types and proxy pools have names of letters, digits, dot, underscore and hyphen. In variables their case and hyphens do not
 matter: `FETCHBOX__JOB_TYPES__MY_GALLERY__HANDLER` means `[job_types.my-gallery]` if the file has it, else `[job_types.my_gallery]`.

@@ -15,6 +15,8 @@ from fetchbox.config.models import Config
 
 SECRET_MAPS = frozenset({"server.api_tokens", "storage.options"})
 """Maps that are secret as a whole."""
+SECRET_URLS = frozenset({"broker.url"})
+"""URLs that hold a password, which is all that is hidden of them; like secrets they may come from files."""
 
 
 def strip(annotation: Any) -> Any:

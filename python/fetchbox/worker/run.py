@@ -95,6 +95,7 @@ def _iggy(config: Config, hub: HubConnection, control: Control) -> IggyConnectio
     from fetchbox.broker.iggy_worker import IggyConnection
 
     iggy = IggyConnection(config, hub)
+    control.on_reload(iggy.reload)
     iggy.on_connected(lambda connected: control.set_health("broker", *(("ok", None) if connected else ("degraded", iggy.trouble))))
     return iggy
 

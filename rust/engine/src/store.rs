@@ -140,8 +140,19 @@ fn unknown_option(scheme: &str, key: &str) -> EngineError {
     EngineError::Config(format!("storage.options: {key:?} is not known for {scheme}"))
 }
 
+/// What the environment says. Its session token belongs to its keys: a store that is given its own never gets it.
+fn s3_environment(config: &StorageConfig) -> AmazonS3Builder {
+    let Some(own) = &config.access_key_id else { return AmazonS3Builder::from_env() };
+    // What is no text is nothing of ours.
+    let text = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables = text.filter(|(name, _)| name.starts_with("AWS_"));
+    let known = variables.filter_map(|(name, value)| Some((name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().ok()?, value)));
+    let others = known.filter(|(key, _)| *key != AmazonS3ConfigKey::Token);
+    others.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value)).with_access_key_id(own)
+}
+
 fn s3_builder(bucket: &str, config: &StorageConfig) -> Result<AmazonS3Builder, EngineError> {
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+    let mut builder = s3_environment(config).with_bucket_name(bucket);
     builder = builder.with_retry(retry_options(config)).with_client_options(client_options(config));
     builder = builder.with_virtual_hosted_style_request(config.virtual_hosted_style).with_allow_http(config.allow_http);
     let known = [

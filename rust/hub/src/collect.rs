@@ -21,10 +21,11 @@ use crate::config::Keeping;
 use crate::core::{Core, read_failed};
 use crate::db::{DbError, Space, View};
 use crate::error::HubError;
-use crate::job::{JobId, JobRecord, id_text, parse_id};
+use crate::job::{JobId, JobRecord, id_text};
 use crate::keys;
 use crate::outcome;
 use crate::shelf::Shelf;
+use crate::uploads::Uploads;
 use crate::writer::{Command, Writer};
 
 /// Jobs, and manifests of dead posts, that one round takes at most.
@@ -233,23 +234,13 @@ fn manifests(core: &Core, shelf: &Arc<dyn Shelf>, now_ms: u64, collected: &mut C
     core.ask(|reply| Command::Forget { jobs: abandoned, reply })
 }
 
-/// Temporary files, and uploads that nobody goes on with: of a settled job, or old.
+/// Temporary files, and uploads that nobody goes on with.
 fn leftovers(core: &Core, shelf: &Arc<dyn Shelf>, now_ms: u64, collected: &mut Collected) -> Result<(), HubError> {
-    let Keeping { collect_after, uploads_after, .. } = core.config.keeping;
-    let is_over = |key: &str, begun_ms: u64| {
-        let age = now_ms.saturating_sub(begun_ms) as f64 / 1000.0;
-        // Something of ours holds the id of its job: what does not is not for us to judge.
-        key.split('/').filter_map(parse_id).next().is_some_and(|id| age >= uploads_after || (age >= collect_after && is_settled(core, &id)))
-    };
-    let (files, uploads) = shelf.tidy(&is_over).map_err(store_failed)?;
+    let judge = Uploads::new(core, now_ms);
+    let (files, uploads) = shelf.tidy(&|key, begun_ms| judge.is_over(key, begun_ms)).map_err(store_failed)?;
     collected.files += files;
     collected.uploads += uploads;
     Ok(())
-}
-
-fn is_settled(core: &Core, id: &JobId) -> bool {
-    let record = core.db.get(Space::Jobs, id).ok().flatten().and_then(|raw| JobRecord::decode(raw).ok());
-    record.is_some_and(|record| record.finished_ms != 0)
 }
 
 impl Writer {

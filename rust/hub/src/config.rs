@@ -101,7 +101,7 @@ impl Default for Keeping {
         Self {
             sweep_after: 900.0,
             direct_idle: 300.0,
-            collect_every: 60.0,
+            collect_every: 20.0,
             collect_after: 900.0,
             uploads_after: 86_400.0,
             key_template: None,

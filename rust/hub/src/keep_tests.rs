@@ -289,6 +289,8 @@ fn a_job_without_failures_is_never_looked_at_and_one_that_is_collected_is_not_re
 #[derive(Default)]
 struct Remote {
     objects: parking_lot::Mutex<Vec<String>>,
+    /// Keys of uploads, each begun when the clock was.
+    uploads: Vec<String>,
 }
 
 impl crate::shelf::Shelf for Remote {
@@ -305,8 +307,7 @@ impl crate::shelf::Shelf for Remote {
         Ok(there)
     }
     fn tidy(&self, is_over: &dyn Fn(&str, u64) -> bool) -> Result<(u64, u64), String> {
-        let uploads = [JOB, OTHER, "none"].map(|id| format!("resources/default/{id}/x"));
-        Ok((0, uploads.iter().filter(|key| is_over(key, crate::upkeep_tests::START_MS)).count() as u64))
+        Ok((0, self.uploads.iter().filter(|key| is_over(key, crate::upkeep_tests::START_MS)).count() as u64))
     }
 }
 
@@ -356,17 +357,46 @@ fn manifests_of_posts_that_died_are_removed_and_the_post_cannot_be_accepted_any_
 }
 
 #[test]
-fn uploads_end_when_their_job_is_settled_or_they_are_very_old() {
-    let bed = Bed::still(|_| {});
-    bed.hub.keep_store(Arc::new(Remote::default()));
-    bed.accept(JOB, 1, |_| {}).unwrap();
+fn uploads_end_when_their_resource_is_settled_or_they_are_very_old() {
+    let bed = Bed::still(|config| {
+        let store = config.path.with_file_name("store");
+        std::fs::create_dir_all(store.join(String::from(ObjectKey::resource("..", JOB, "0"))).parent().unwrap()).unwrap();
+    });
+    let of = |job: &str, id: &str| format!("some/prefix/{}", ObjectKey::resource("..", job, id).as_str());
+    // Twice the first: the one of a worker that was killed, and another's.
+    let uploads = vec![of(JOB, "0"), of(JOB, "0"), of(JOB, "1"), of(OTHER, "0"), "resources/none/0".into()];
+    bed.hub.keep_store(Arc::new(Remote { uploads, ..Remote::default() }));
+    bed.accept_named(2);
     let uploads = || keep::collect(bed.core(), false).unwrap().uploads;
-    bed.clock.advance(900_000);
-    assert_eq!(uploads(), 0);
+    bed.clock.advance(30_000);
+    assert_eq!(uploads(), 0, "both resources may be under way");
+    let first = bed.store(0, "first");
+    bed.append("", vec![first], vec![]).unwrap();
+    assert_eq!(uploads(), 2, "those of the settled resource");
     bed.cancel();
-    assert_eq!(uploads(), 1, "that of the cancelled job");
+    assert_eq!(uploads(), 3, "and the cancelled one's");
     bed.clock.advance(86_400_000);
-    assert_eq!(uploads(), 2, "and the other one; what holds no job's id is not ours");
+    assert_eq!(uploads(), 4, "and the strange job's; what holds no job's id is not ours");
+}
+
+#[test]
+fn uploads_of_a_direct_job_that_is_only_silent_are_given_time() {
+    let bed = Bed::still(|config| config.keeping.direct_idle = 60.0);
+    let key = format!("resources/../{JOB}/0");
+    bed.hub.keep_store(Arc::new(Remote { uploads: vec![key], ..Remote::default() }));
+    let outcome = ResourceOutcome { resource_id: "a".into(), state: ResourceState::Stored as i32, ..Default::default() };
+    let status = JobStatus { job_id: JOB.into(), job_type: "..".into(), outcomes: vec![outcome], ..Default::default() };
+    bed.append("", vec![Entry::new(Topic::Status, 0, batch([status]))], vec![]).unwrap();
+    let mut closer = crate::direct::Closer::default();
+    bed.clock.advance(120_000);
+    for _ in 0..2 {
+        closer.step(bed.core()).unwrap();
+    }
+    assert_eq!(bed.query("job", json!({"job_id": JOB}))["status"], "completed");
+    let uploads = || keep::collect(bed.core(), false).unwrap().uploads;
+    assert_eq!(uploads(), 0);
+    bed.clock.advance(900_000);
+    assert_eq!(uploads(), 1);
 }
 
 #[test]

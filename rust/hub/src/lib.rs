@@ -72,6 +72,7 @@ mod tell;
 mod upkeep;
 #[cfg(test)]
 mod upkeep_tests;
+mod uploads;
 mod writer;
 
 pub use client::{ClientOptions, HubClient, Push};

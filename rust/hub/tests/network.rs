@@ -209,6 +209,21 @@ async fn strangers_can_say_little_and_not_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_version_is_told_which_one_to_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = hub(dir.path(), None);
+    // Request 0, the greeting; the first field of its message is the protocol.
+    let greeting = [&[0; 8][..], &[1], &[8, 77]].concat();
+    let mut client = TcpStream::connect(("127.0.0.1", port(&running))).await.unwrap();
+    client.write_all(&[&(greeting.len() as u32).to_be_bytes()[..], &greeting].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(LIMIT, client.read_to_end(&mut answer)).await.expect("it hangs up").unwrap();
+    let said = String::from_utf8_lossy(&answer);
+    assert!(said.contains("the hub speaks protocol 1, the client 77: update one of them"), "{said}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_certificate_needs_no_restart() {
     let (authority, other) = (Authority::new(), Authority::new());
     let dir = tempfile::tempdir().unwrap();
