@@ -21,7 +21,8 @@ import uvloop
 from setproctitle import setproctitle
 
 from fetchbox._core import Engine
-from fetchbox.broker import HubConnection
+from fetchbox.broker import HubConnection, Streams
+from fetchbox.broker.iggy_worker import IggyConnection
 from fetchbox.config import engine_options, load
 from fetchbox.control import ALLOCATOR
 from fetchbox.worker.finish import Finisher
@@ -53,12 +54,16 @@ async def _run(config_path: Path, finish: bool) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, draining.set)
     engine = Engine(orjson.dumps(engine_options(config)), idle=True)
     hub = HubConnection(config, "worker", name="idle worker")
+    iggy = None if config.broker.url == "embedded" else IggyConnection(config, hub)
+    streams: Streams = iggy or hub
     try:
-        finisher = Finisher(config, hub, "idle", {}, None) if finish else None
-        loop = WorkerLoop(engine, hub, "idle", config.worker.flush_interval, Quarantine(config, 0, engine), finisher=finisher)
+        finisher = Finisher(config, streams, "idle", {}, None) if finish else None
+        loop = WorkerLoop(engine, streams, "idle", config.worker.flush_interval, Quarantine(config, 0, engine), finisher=finisher)
         await loop.run(draining, lambda: STOP_SECONDS / 2)
     finally:
         engine.close(1.0)
+        if iggy is not None:
+            await iggy.close()
         hub.close()
 
 
