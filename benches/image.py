@@ -117,7 +117,9 @@ def main() -> int:
     arguments = made.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds
     engine, image = arguments.docker, arguments.image
-    result = Result("image", {"rounds": rounds}, HERE.parent)
+    labels = json.loads(docker(engine, "image", "inspect", image))[0]["Config"]["Labels"] or {}
+    # The commit that the image was built from, not the one that is checked out.
+    result = Result("image", {"rounds": rounds}, HERE.parent, commit=labels.get("org.opencontainers.image.revision", "")[:10])
 
     def row(what: str, values: list[float], unit: str) -> None:
         result.rows.append(

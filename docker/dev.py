@@ -120,7 +120,7 @@ def main() -> int:
             return 0
         with os.fdopen(os.open(ENV, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(new_secrets((HERE / ".env.example").read_text()))
-        print(f"{ENV} was made, with new secrets")
+        print(f"{ENV} was made, with new secrets; volumes of an earlier stack, if any, know only the old ones")
     files = [str(HERE / "compose.yaml"), *arguments.also]
     compose = [*shlex.split(arguments.compose), "--env-file", str(ENV), *(part for name in files for part in ("-f", name))]
     try:
