@@ -53,6 +53,7 @@ def test_a_full_disk_under_the_ledger_is_503_until_there_is_room(tmp_path: Path)
             ballast = fill(disk, 1 << 20)
             refused = post_until_refused(service, oracle, origin.base_url)
             wait_for("health to turn red", lambda: service.http.status("/operators/health") == 503, 20, every=0.1, describe=service.dump)
+            assert service.http.status("/health/ready") == 503
             assert service.running
             ballast.unlink()
             wait_for(

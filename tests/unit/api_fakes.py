@@ -82,6 +82,23 @@ class FakeCore:
         return manifest
 
 
+OVERVIEW: dict[str, Any] = {
+    "at": "2026-01-31T12:00:00Z",
+    "health": {"components": {"hub": {"status": "ok", "since": "2026-01-31T11:00:00Z"}}, "workers": 1},
+    "resources": {
+        "accepted": 3,
+        "pending": 1,
+        "settled": {"stored": 2, "reused": 0, "filtered": 0, "failed": 0, "cancelled": 0},
+        "replayed": 0,
+    },
+    "bytes_stored": 20,
+    "active_jobs": 1,
+    "queues": [],
+    "workers": [],
+    "history": None,
+}
+
+
 class FakeHub:
     """Jobs and reservations in dictionaries; `failures` holds what the next call of a method raises."""
 
@@ -126,7 +143,11 @@ class FakeHub:
         if name == "logs":
             begun = params["since_offset"] > 0
             accepted = {"offset": 0, "message": "accepted"}
-            return orjson.dumps({"logs": [] if begun else [accepted], "next_offset": 1, "settled": False, "end": False})
+            return orjson.dumps({"logs": [] if begun else [accepted], "next_offset": 1, "partition": 0, "settled": False, "end": False})
+        if name == "tail":
+            return orjson.dumps({"jobs": {}, "next": {}})
+        if name == "overview":
+            return orjson.dumps(OVERVIEW)
         if name == "manifest":
             assert job is not None
             body = job["manifest"]

@@ -49,7 +49,7 @@ async def test_a_token_with_another_tenant_in_the_attributes_is_403(ingress: Ing
 
 @pytest.mark.parametrize(("method", "rest"), [("GET", ""), ("GET", "/resources"), ("GET", "/logs"), ("POST", "/cancel")])
 async def test_another_tenants_job_is_404_as_if_it_were_not_there(ingress: Ingress, method: str, rest: str) -> None:
-    ingress.hub.answers["logs"] = [{"logs": [], "next_offset": 0, "settled": True, "end": True}]
+    ingress.hub.answers["logs"] = [{"logs": [], "next_offset": 0, "partition": 0, "settled": True, "end": True}]
     job_id = (await ingress.post(authorization="Bearer token-a")).json()["job_id"]
     path = f"/jobs/{job_id}{rest}"
     own = await ingress.client.request(method, path, headers={"authorization": "Bearer token-a"})

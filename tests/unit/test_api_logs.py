@@ -12,6 +12,7 @@ from starlette.types import Message
 from tests.unit.api_fakes import Ingress, error_code
 
 from fetchbox.api import logs as logs_module
+from fetchbox.api import tail as tail_module
 from fetchbox.errors import HubUnavailable, Refused
 
 
@@ -22,12 +23,19 @@ def ingress() -> Ingress:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs_module, "POLL_SECONDS", (0.001,))
+    monkeypatch.setattr(tail_module, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(logs_module, "AWAY_SECONDS", 0.001)
 
 
 def records(*offsets: int, settled: bool = False) -> dict[str, Any]:
     lines = [{"offset": offset, "message": f"line {offset}\nand more"} for offset in offsets]
-    return {"logs": lines, "next_offset": max(offsets, default=-1) + 1, "settled": settled, "end": settled}
+    return {"logs": lines, "next_offset": max(offsets, default=-1) + 1, "partition": 2, "settled": settled, "end": settled}
+
+
+def tail(job_id: str, *offsets: int, end: bool = False, reached: int | None = None) -> dict[str, Any]:
+    """What the hub says of one job, and how far it read."""
+    lines = [{"offset": offset, "message": f"line {offset}"} for offset in offsets]
+    return {"jobs": {job_id: {"logs": lines, "end": end}}, "next": {"2": max(offsets, default=0) + 1 if reached is None else reached}}
 
 
 async def test_a_settled_log_is_sent_and_ended(ingress: Ingress) -> None:
@@ -41,7 +49,8 @@ async def test_a_settled_log_is_sent_and_ended(ingress: Ingress) -> None:
 
 
 async def test_the_stream_follows_a_job_until_it_is_settled(ingress: Ingress) -> None:
-    ingress.hub.answers["logs"] = [records(1), records(), records(2), records(settled=True)]
+    ingress.hub.answers["logs"] = [records(1), records()]
+    ingress.hub.answers["tail"] = [{"jobs": {}, "next": {}}, tail("j", 2), tail("j", end=True, reached=3)]
     response = await ingress.client.get("/jobs/j/logs?since_offset=1")
     assert response.text.count("event: log") == 2
     assert response.text.count("event: end") == 1
@@ -166,3 +175,77 @@ async def test_a_silent_stream_sends_heartbeats(ingress: Ingress, monkeypatch: p
     monkeypatch.setattr(logs_module, "HEARTBEAT_SECONDS", 0.003)
     ingress.hub.answers["logs"] = [records()]
     assert b": keep-alive" in await stream(ingress, lambda got: got.count(b": keep-alive") == 2, asyncio.Event())
+
+
+async def test_readers_of_all_jobs_share_one_question(ingress: Ingress) -> None:
+    a, b = [(await ingress.post()).json()["job_id"] for _ in range(2)]
+    readers = [asyncio.ensure_future(ingress.client.get(f"/jobs/{job}/logs")) for job in (a, b, b)]
+    followed = ingress.app.state.service.tail
+
+    def asked() -> list[str]:
+        calls = ingress.hub.called("query tail")
+        return sorted(calls[-1]["partitions"]["0"][1]) if calls else []
+
+    async with asyncio.timeout(5):
+        while len(followed) < 3 or asked() != sorted((a, b)):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        both = tail(a, 5, end=True)["jobs"] | tail(b, 6, end=True)["jobs"]
+        ingress.hub.answers["tail"] = [{"jobs": both, "next": {"0": 7}}]
+        texts = [(await reader).text for reader in readers]
+    assert ["id: 5" in text for text in texts] == [True, False, False]
+    assert ["id: 6" in text for text in texts] == [False, True, True]
+    assert all("event: end" in text for text in texts)
+    assert len(followed) == 0
+
+
+def follower(job_id: str, next_offset: int) -> tail_module.Follower:
+    return tail_module.Follower(job_id, 2, next_offset, asyncio.Event())
+
+
+def lines(*offsets: int) -> list[tail_module.Line]:
+    return [tail_module.Line({"offset": offset, "message": ""}) for offset in offsets]
+
+
+async def test_a_reader_takes_each_line_once() -> None:
+    reader = follower("j", 4)
+    reader.add(lines(2, 3, 4, 5), end=False, gone=False)
+    reader.add(lines(5, 6), end=True, gone=False)
+    assert [line.offset for line in reader.take()] == [4, 5, 6]
+    assert (reader.next, reader.ended, reader.news.is_set()) == (7, True, True)
+    reader.news.clear()
+    reader.add([], end=True, gone=False)
+    assert not reader.news.is_set()
+
+
+async def test_a_reader_that_is_too_slow_reads_by_itself_again() -> None:
+    reader = follower("j", 0)
+    reader.add(lines(*range(tail_module.MOST_WAITING)), end=False, gone=False)
+    assert not reader.behind
+    reader.add(lines(tail_module.MOST_WAITING), end=True, gone=False)
+    # Nothing is taken, nothing is at an end: it begins again where it was.
+    assert (reader.behind, reader.take(), reader.next, reader.ended) == (True, [], 0, False)
+
+
+async def test_who_comes_while_the_hub_is_asked_misses_nothing(ingress: Ingress) -> None:
+    followed = ingress.app.state.service.tail
+    early, late = follower("early", 5), follower("late", 6)
+    original = ingress.hub.query
+    asked = asyncio.Event()
+
+    async def meanwhile(name: str, params: dict[str, Any], **options: Any) -> bytes:
+        if not asked.is_set():
+            asked.set()
+            assert followed.join(late)
+        return await original(name, params, **options)
+
+    ingress.hub.query = meanwhile  # type: ignore[method-assign]
+    ingress.hub.answers["tail"] = [tail("early", 8), {"jobs": {}, "next": {}}]
+    assert followed.join(early)
+    async with asyncio.timeout(5):
+        await late.news.wait()
+    assert (late.behind, early.behind, [line.offset for line in early.take()]) == (True, False, [8])
+    # One that stands further back than the partition was read has to read on first.
+    assert not followed.join(follower("other", 7))
+    followed.leave(early)
+    followed.leave(late)
+    assert len(followed) == 0

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fetchbox.api.configure import settings_of
+from fetchbox.api.dashboard import dashboard_routes
 from fetchbox.api.document import document_routes
 from fetchbox.api.edge import Edge
 from fetchbox.api.health import health_routes
@@ -64,7 +65,7 @@ def create_app(
         draining=draining or asyncio.Event(),
     )
     app = Ingress(
-        routes=[*job_routes(service), *operator_routes(service), *health_routes(service), *document_routes()],
+        routes=[*job_routes(service), *operator_routes(service), *health_routes(service), *document_routes(), *dashboard_routes()],
         middleware=[Middleware(Edge, metrics=service.metrics)],
         exception_handlers={
             HTTPException: on_http_exception,

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 
 from fetchbox.api.problems import Problem, invalid
+from fetchbox.api.session import Sessions
 
 DEFAULT_TENANT = "default"
 MAX_TENANT = 128
@@ -78,18 +79,27 @@ class TenantTokens:
 
 
 class OperatorToken:
-    """The one token that opens `/operators`."""
+    """The one token that opens `/operators`, and the sessions of browsers in which it was entered."""
 
     def __init__(self, token: str | None) -> None:
         self._digest = None if token is None else _digest(token.encode())
+        self.sessions = None if token is None else Sessions(token)
 
     def __bool__(self) -> bool:
         return self._digest is not None
+
+    def is_presented(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the caller presents a token, right or wrong."""
+        return b"x-fetchbox-operator-token" in headers or bearer(headers) is not None
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
         """Raises Problem 401 unless the caller holds the token."""
         presented = headers.get(b"x-fetchbox-operator-token") or bearer(headers)
         if presented is None:
             raise _unauthorized("an operator token is needed")
+        self.check_token(presented)
+
+    def check_token(self, presented: bytes) -> None:
+        """Raises Problem 401 unless this is the token."""
         if self._digest is None or not hmac.compare_digest(self._digest, _digest(presented)):
             raise _unauthorized("the operator token is not valid")

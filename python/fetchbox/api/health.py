@@ -28,23 +28,39 @@ def own_trouble(service: Service) -> Trouble:
     }
 
 
-async def all_trouble(service: Service, *, of_ingest: bool = False) -> Trouble:
-    """Every component: the hub's view of the service joined with our own. `of_ingest`: only what keeps jobs from being taken; a broker
-    that is away does not, as long as there is room for what waits for it."""
-    own = own_trouble(service)
+async def seen_by_hub(service: Service) -> tuple[dict[str, Any], str | None]:
+    """The hub's view of the service, and why there is none."""
     try:
-        answer = orjson.loads(await service.hub.query("health", {}, timeout=QUERY_SECONDS))
+        answer: dict[str, Any] = orjson.loads(await service.hub.query("health", {}, timeout=QUERY_SECONDS))
     except (HubUnavailable, Refused) as error:
+        return {}, error.message
+    return answer, None
+
+
+def standing(service: Service, answer: dict[str, Any], away: str | None, *, of_ingest: bool = False) -> tuple[Trouble, dict[str, str]]:
+    """Every component's trouble: the hub's view of the service joined with our own, and since when, where the hub says so. `of_ingest`:
+    only what keeps jobs from being taken; a broker that is away does not, as long as there is room for what waits for it."""
+    own = own_trouble(service)
+    if away is not None:
         unknown = "unknown while the hub is away"
-        return {**dict.fromkeys(COMPONENTS, unknown), **own, "hub": own["hub"] or error.message}
+        return {**dict.fromkeys(COMPONENTS, unknown), **own, "hub": own["hub"] or away}, {}
     seen: Trouble = dict.fromkeys(COMPONENTS)
+    since: dict[str, str] = {}
     for name, state in answer.get("components", {}).items():
         seen[name] = None if state["status"] == "ok" else state.get("reason") or "no reason is given"
-    if of_ingest and not answer.get("outbox_full"):
-        seen["broker"] = None
+        if "since" in state and not own.get(name):
+            since[name] = state["since"]
     if answer.get("workers") == 0:
-        seen["workers"] = "no worker is connected"
-    return {name: own.get(name) or reason for name, reason in seen.items()}
+        seen["workers"] = seen["workers"] or "no worker is connected"
+    if of_ingest and not answer.get("outbox_full") and seen["broker"] is not None:
+        seen["broker"] = None
+        since.pop("broker", None)
+    return {name: own.get(name) or reason for name, reason in seen.items()}, since
+
+
+def components_of(service: Service, answer: dict[str, Any], away: str | None = None) -> dict[str, dict[str, str]]:
+    """Every component's state, with its reason and since when."""
+    return service.watch.states(*standing(service, answer, away))
 
 
 def summary(components: dict[str, Any]) -> Response:
@@ -56,7 +72,7 @@ def summary(components: dict[str, Any]) -> Response:
 
 async def health_answer(service: Service) -> Response:
     """`/operators/health`."""
-    return summary(service.watch.states(await all_trouble(service)))
+    return summary(components_of(service, *await seen_by_hub(service)))
 
 
 def health_routes(service: Service) -> list[Route]:
@@ -68,7 +84,7 @@ def health_routes(service: Service) -> list[Route]:
 
     async def ready(request: Request) -> Response:
         # Ready to take jobs: the hub answers and there is room for them. Workers are no part of it.
-        trouble = await all_trouble(service, of_ingest=True)
-        return summary(watch.states({name: trouble[name] for name in ("api", "hub", "broker", "storage")}))
+        trouble, since = standing(service, *await seen_by_hub(service), of_ingest=True)
+        return summary(watch.states({name: trouble[name] for name in ("api", "hub", "broker", "storage")}, since))
 
     return [Route("/health/live", live, methods=["GET"]), Route("/health/ready", ready, methods=["GET"])]

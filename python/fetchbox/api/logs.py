@@ -15,14 +15,17 @@ from starlette.types import Receive, Scope, Send
 from fetchbox.api.pages import LIMIT_MAX, MAX_OFFSET, flag, job_id_of, number, without_none
 from fetchbox.api.problems import Problem, of_hub_error
 from fetchbox.api.service import Service
+from fetchbox.api.tail import Follower, Line
 from fetchbox.api.types import HEADERS
 from fetchbox.errors import HubUnavailable, Refused
 
 PAGE = 500
 """Records asked for at a time."""
 HEARTBEAT_SECONDS = 15.0
-POLL_SECONDS = (0.25, 0.5, 1.0, 2.0)
-"""Waits between looks at a log that does not grow: quick at first, then sparing with the hub. A new record starts over."""
+AWAY_SECONDS = 1.0
+"""Wait for a hub that is away."""
+AGAIN_SECONDS = 0.02
+"""Wait of a reader that others were faster than."""
 SEND_SECONDS = 30.0
 """A reader that takes nothing for this long is gone."""
 
@@ -57,8 +60,11 @@ class LogSource:
     def __init__(self, service: Service, params: dict[str, Any], since: int, limit: int | None) -> None:
         self._service = service
         self._params = params
-        self._next = since
         self._left = limit
+        self.job_id: str = params["job_id"]
+        self.next = since
+        """The first offset that was not read."""
+        self.partition = 0
         self.ended = False
         """The job is settled and its log was read to the end."""
 
@@ -70,14 +76,23 @@ class LogSource:
     async def page(self) -> list[dict[str, Any]]:
         """The next records, none when there are none yet."""
         limit = PAGE if self._left is None else min(PAGE, self._left)
-        answer = orjson.loads(await self._service.hub.query("logs", {**self._params, "since_offset": self._next, "limit": limit}))
+        answer = orjson.loads(await self._service.hub.query("logs", {**self._params, "since_offset": self.next, "limit": limit}))
         records: list[dict[str, Any]] = answer["logs"]
         self.ended = bool(answer["end"])
+        self.partition = int(answer["partition"])
         # A page may be empty although the hub has looked further: other jobs share the partition.
-        self._next = max(self._next, int(answer["next_offset"]))
+        self.next = max(self.next, int(answer["next_offset"]))
         if self._left is not None:
             self._left -= len(records)
         return records
+
+    def limited(self, lines: list[Line]) -> list[Line]:
+        """As many of these as the caller still wants."""
+        if self._left is None:
+            return lines
+        taken = lines[: self._left]
+        self._left -= len(taken)
+        return taken
 
 
 class LogStream(Response):
@@ -89,6 +104,8 @@ class LogStream(Response):
         self._first = first
         self._follow = follow
         self._lines = lines
+        self._wake = asyncio.Event()
+        self._over = False
         self.status_code = 200
         self.background = None
         self.media_type = _NDJSON if lines else _SSE
@@ -96,7 +113,8 @@ class LogStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        gone = asyncio.ensure_future(_gone(receive))
+        gone = asyncio.ensure_future(_gone(receive, self._wake))
+        stop = self._service.on_drain(self._wake.set)
         try:
             if scope["method"] != "HEAD":
                 async for piece in self._pieces(gone):
@@ -107,61 +125,102 @@ class LogStream(Response):
         except TimeoutError:
             return
         finally:
+            stop()
             gone.cancel()
 
     async def _pieces(self, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
-        records = self._first
-        quiet = 0
+        """What is sent: first what is there, page by page, then what comes, from the tail that all readers share."""
+        records: list[dict[str, Any]] | None = self._first
         silent_for = 0.0
-        trouble = False
         while True:
             if records:
-                yield b"".join(map(self._record, records))
-                quiet, silent_for = 0, 0.0
+                yield b"".join(Line(record).encoded(self._lines) for record in records)
+                silent_for = 0.0
             if self._source.exhausted:
                 return
-            if self._source.ended and not trouble and not self._follow:
+            if records is not None and self._source.ended and not self._follow:
                 yield self._end()
                 return
-            if not records:
-                pause = POLL_SECONDS[min(quiet, len(POLL_SECONDS) - 1)]
-                quiet += 1
-                if await self._interrupted(gone, pause):
+            if records == []:
+                async for piece in self._at_the_end(gone):
+                    yield piece
+                if self._over or self._is_over(gone):
                     return
-                silent_for += pause
-                if silent_for >= HEARTBEAT_SECONDS:
-                    silent_for = 0.0
-                    yield b"\n" if self._lines else ServerSentEvent(comment="keep-alive").encode()
             try:
-                records, trouble = await self._source.page(), False
+                records = await self._source.page()
             except HubUnavailable:
                 # It comes back; the reader keeps its place.
-                records, trouble = [], True
+                records = None
+                if not await self._sleep(AWAY_SECONDS):
+                    silent_for += AWAY_SECONDS
+                if self._is_over(gone):
+                    return
+                if silent_for >= HEARTBEAT_SECONDS:
+                    silent_for = 0.0
+                    yield self._heartbeat()
             except Refused as error:
-                yield self._event("error", of_hub_error(error).body().decode(), None)
+                yield self._refused(error)
                 return
 
-    async def _interrupted(self, gone: asyncio.Future[None], seconds: float) -> bool:
-        """Waits; true when the reader left or the process is to end."""
-        draining = asyncio.ensure_future(self._service.draining.wait())
+    async def _at_the_end(self, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
+        """Follows the job's log until it is over (`_over`), or until the reader has to read by itself again."""
+        source = self._source
+        follower = Follower(source.job_id, source.partition, source.next, self._wake)
+        tail = self._service.tail
+        if not tail.join(follower):
+            await asyncio.sleep(AGAIN_SECONDS)
+            return
         try:
-            await asyncio.wait((gone, draining), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return gone.done() or draining.done()
+            while not self._is_over(gone):
+                said = await self._sleep(HEARTBEAT_SECONDS)
+                if self._is_over(gone):
+                    return
+                if not said:
+                    yield self._heartbeat()
+                    continue
+                taken = source.limited(follower.take())
+                source.next = follower.next
+                if taken:
+                    yield b"".join(line.encoded(self._lines) for line in taken)
+                if follower.gone:
+                    yield self._refused(Refused("NOT_FOUND", "the job was forgotten"))
+                    self._over = True
+                elif source.exhausted:
+                    self._over = True
+                elif follower.ended and not self._follow and not follower.behind:
+                    yield self._end()
+                    self._over = True
+                if self._over or follower.behind:
+                    return
         finally:
-            draining.cancel()
+            tail.leave(follower)
 
-    def _record(self, record: dict[str, Any]) -> bytes:
-        return self._event("log", orjson.dumps(record).decode(), str(record["offset"]))
+    def _is_over(self, gone: asyncio.Future[None]) -> bool:
+        return gone.done() or self._service.draining.is_set()
+
+    async def _sleep(self, seconds: float) -> bool:
+        """Waits; true when something happened before the time was up."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
+
+    def _refused(self, error: Refused) -> bytes:
+        body = of_hub_error(error).body()
+        return body + b"\n" if self._lines else ServerSentEvent(body.decode(), event="error").encode()
+
+    def _heartbeat(self) -> bytes:
+        return b"\n" if self._lines else ServerSentEvent(comment="keep-alive").encode()
 
     def _end(self) -> bytes:
-        return b"" if self._lines else self._event("end", "{}", None)
-
-    def _event(self, name: str, data: str, id: str | None) -> bytes:
-        if self._lines:
-            return data.encode() + b"\n"
-        return ServerSentEvent(data, event=name, id=id).encode()
+        return b"" if self._lines else ServerSentEvent("{}", event="end").encode()
 
 
-async def _gone(receive: Receive) -> None:
+async def _gone(receive: Receive, wake: asyncio.Event) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    # Whoever waits looks whether this task is done, which it is a moment later.
+    asyncio.get_running_loop().call_soon(wake.set)

@@ -11,11 +11,12 @@ import fetchbox
 from fetchbox.api.dlq import GROUPS
 from fetchbox.api.openapi_schemas import SCHEMAS
 from fetchbox.api.pages import JOB_STATUSES, LIMIT_DEFAULT, LIMIT_MAX, MAX_OFFSET, MAX_VALUE, RESOURCE_STATES
+from fetchbox.api.session import COOKIE
 
 Node = dict[str, Any]
 
 _TENANT: list[Node] = [{}, {"tenantToken": []}]
-_OPERATOR: list[Node] = [{}, {"operatorToken": []}, {"operatorBearer": []}]
+_OPERATOR: list[Node] = [{}, {"operatorToken": []}, {"operatorBearer": []}, {"operatorSession": []}]
 
 
 def _ref(name: str) -> Node:
@@ -208,9 +209,35 @@ def _paths() -> dict[str, Node]:
     paths["/health/ready"] = {"get": _get("Whether this process can do its part", "health", health)}
     paths["/health/live"] = {"get": _get("Whether this process runs", "health", {"200": _json(_ref("Alive"), "It does.")})}
     paths["/openapi.json"] = {"get": _get("This document", "about", {"200": _json({"type": "object"}, "OpenAPI 3.1.")})}
+    paths.update(_dashboard())
     page = {"description": "HTML.", "headers": _HEADERS, "content": {"text/html": {"schema": {"type": "string"}}}}
     paths["/docs"] = {"get": _get("This document for people", "about", {"200": page})}
     return paths
+
+
+def _dashboard() -> dict[str, Node]:
+    """The dashboard, its figures and its way in."""
+    session = _json(_ref("Session"), "Whether a token is needed here, and until when the session is good.")
+    entered = {**session, "headers": {**_HEADERS, "Set-Cookie": {"description": "The session.", "schema": {"type": "string"}}}}
+    login = _get("Enter the operator token, get a session", "operators", _answers({"200": entered}, 400, 401, 403, 408, 413, 415, 500))
+    login["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref("Login")}}}
+    left = {"204": {"description": "The cookie is taken away.", "headers": _HEADERS}}
+    history = _query("history", {"type": "boolean", "default": False}, "Also the sums of the last ten minutes.")
+    figures = _answers({"200": _json(_ref("Overview"), "The figures.")}, 400, 401, 403, 500, 503)
+    html = {"description": "The page.", "headers": _HEADERS, "content": {"text/html": {"schema": {"type": "string"}}}}
+    part = {"description": "A script, the style or the icon.", "headers": _HEADERS, "content": {"*/*": {"schema": {"type": "string"}}}}
+    name: Node = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}, "description": "Its name."}
+    unchanged = {"304": {"description": "Not changed.", "headers": _HEADERS}}
+    return {
+        "/operators/overview": {"get": _get("Sums, queues, workers and components in one", "operators", figures, [history])},
+        "/operators/session": {
+            "get": _get("Whether a token is needed", "operators", _answers({"200": session}, 401, 403, 500)),
+            "post": {**login, "security": []},
+            "delete": {**_get("Leave", "operators", _answers(left, 403, 500)), "security": []},
+        },
+        "/": {"get": _get("The dashboard", "about", {"200": html, **unchanged})},
+        "/dashboard/{name}": {"get": _get("A part of the dashboard", "about", _answers({"200": part, **unchanged}, 404), [name])},
+    }
 
 
 def document() -> Node:
@@ -236,6 +263,7 @@ def document() -> Node:
                 "tenantToken": {"type": "http", "scheme": "bearer", "description": "One of `server.api_tokens`, when there are any."},
                 "operatorBearer": {"type": "http", "scheme": "bearer", "description": "`server.operator_token`, when it is set."},
                 "operatorToken": {"type": "apiKey", "in": "header", "name": "X-Fetchbox-Operator-Token"},
+                "operatorSession": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Made by POST /operators/session."},
             },
         },
     }

@@ -237,5 +237,59 @@ SCHEMAS: Node = {
         },
         required=("status", "components"),
     ),
+    "Login": _object({"token": {"type": "string", "description": "`server.operator_token`."}}, required=("token",), closed=True),
+    "Session": _object({"token_needed": {"type": "boolean"}, "expires_at": _TIME_OR_NULL}, required=("token_needed", "expires_at")),
+    "Overview": _object(
+        {
+            "at": _TIME,
+            "status": {"type": "string", "enum": ["ok", "degraded"]},
+            "components": {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Component"}},
+            "resources": _object(
+                {
+                    "accepted": _COUNT,
+                    "pending": _COUNT,
+                    "settled": _object(
+                        dict.fromkeys(("stored", "reused", "filtered", "failed", "cancelled"), _COUNT),
+                        required=("stored", "reused", "filtered", "failed", "cancelled"),
+                    ),
+                    "replayed": {**_COUNT, "description": "Failed ones that were put back; also counted as settled."},
+                },
+                required=("accepted", "pending", "settled", "replayed"),
+            ),
+            "bytes_stored": _COUNT,
+            "active_jobs": _COUNT,
+            "queues": {
+                "type": "array",
+                "items": _object(
+                    {"topic": _TEXT, "group": _TEXT, "lag": _COUNT, "oldest_age_seconds": {"type": "number", "minimum": 0}},
+                    required=("topic", "group", "lag", "oldest_age_seconds"),
+                ),
+            },
+            "workers": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "name": _TEXT,
+                        "host": _TEXT_OR_NULL,
+                        "partitions": _COUNT,
+                        "running": {**_COUNT_OR_NULL, "description": "Downloads under way."},
+                        "held": {**_COUNT_OR_NULL, "description": "Tasks that it has, those under way included."},
+                        "pools_out": {"type": "array", "items": _TEXT, "description": "Proxy pools of which no endpoint works for it."},
+                        "since": _TIME_OR_NULL,
+                    },
+                    required=("name", "host", "partitions", "running", "held", "pools_out", "since"),
+                ),
+            },
+            "history": {
+                "type": ["array", "null"],
+                "items": {"type": "array", "items": _COUNT, "minItems": 9, "maxItems": 9},
+                "description": "Every two seconds, oldest first: Unix ms, stored, reused, filtered, failed, cancelled, bytes stored, "
+                "pending, lag of jobs.tasks.",
+            },
+            "ledger_bytes": _COUNT,
+            "outbox_bytes": _COUNT,
+        },
+        required=("at", "status", "components", "resources", "bytes_stored", "active_jobs", "queues", "workers"),
+    ),
     "Alive": _object({"status": {"const": "ok"}}, required=("status",)),
 }

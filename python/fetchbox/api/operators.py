@@ -11,10 +11,12 @@ from starlette.routing import Route
 from fetchbox.api.dlq import dlq_answer, groups_answer, letter_answer, purge_answer, replay_answer
 from fetchbox.api.health import health_answer
 from fetchbox.api.logs import logs_answer
+from fetchbox.api.overview import Overview, login_answer, logout_answer, session_answer
 from fetchbox.api.pages import (
     JOB_STATUSES,
     cancel_answer,
     choice,
+    flag,
     job_answer,
     json_response,
     manifest_answer,
@@ -50,12 +52,27 @@ async def operators_health(service: Service, request: Request, tenant: str | Non
 def operator_routes(service: Service) -> list[Route]:
     """The routes of this file."""
 
+    figures = Overview(service)
+
+    def admit(request: Request) -> int | None:
+        return service.settings.check_operator(request.scope[HEADERS], request.method, service.clock())
+
     def guarded(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            service.settings.check_operator(request.scope[HEADERS])
+            admit(request)
             return await answer(service, request, None)
 
         return endpoint
+
+    async def session(request: Request) -> Response:
+        if request.method == "POST":
+            return await login_answer(service, request)
+        if request.method == "DELETE":
+            return await logout_answer(service, request)
+        return await session_answer(service, request, admit(request))
+
+    async def overview(service: Service, request: Request, tenant: str | None) -> Response:
+        return json_response(await figures.body(history=flag(request, "history")))
 
     job = "/operators/jobs/{job_id}"
     return [
@@ -72,4 +89,6 @@ def operator_routes(service: Service) -> list[Route]:
         Route("/operators/dlq/purge", guarded(purge_answer), methods=["POST"]),
         Route("/operators/dlq/{entry_id}", guarded(letter_answer), methods=["GET"]),
         Route("/operators/health", guarded(operators_health), methods=["GET"]),
+        Route("/operators/overview", guarded(overview), methods=["GET"]),
+        Route("/operators/session", session, methods=["GET", "POST", "DELETE"]),
     ]

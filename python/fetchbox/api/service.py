@@ -11,6 +11,7 @@ import orjson
 
 from fetchbox.api.metrics import Metrics
 from fetchbox.api.settings import Settings
+from fetchbox.api.tail import LogTail
 from fetchbox.api.types import Core, Hub
 from fetchbox.api.watch import Watch
 from fetchbox.handler_host import HandlerHost
@@ -43,6 +44,28 @@ class Service:
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.clock)
+        self.tail = LogTail(self.hub)
+        self._at_drain: set[Callable[[], None]] = set()
+        self._drain_told: asyncio.Task[None] | None = None
+
+    def on_drain(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls back when `draining` is set; what is returned ends that. One task waits for all who want to know."""
+        self._at_drain.add(callback)
+        if self._drain_told is None:
+            self._drain_told = asyncio.ensure_future(self._tell_drain())
+
+        def forget() -> None:
+            self._at_drain.discard(callback)
+            if not self._at_drain and self._drain_told is not None:
+                self._drain_told.cancel()
+                self._drain_told = None
+
+        return forget
+
+    async def _tell_drain(self) -> None:
+        await self.draining.wait()
+        for callback in tuple(self._at_drain):
+            callback()
 
     async def learn_partitions(self) -> None:
         """Asks the hub how many partitions jobs.tasks has. Raises HubUnavailable or Refused."""

@@ -9,6 +9,7 @@ from typing import Any
 from fetchbox.api.auth import DEFAULT_TENANT, OperatorToken, TenantTokens, tenant_header
 from fetchbox.api.manifests import Manifests
 from fetchbox.api.problems import Problem
+from fetchbox.api.session import check_origin, cookie_value
 from fetchbox.handler_host import HandlerSpec
 
 DEFAULT_JOB_TYPE = "default"
@@ -67,12 +68,22 @@ class Settings:
         if not self.open_ingest:
             raise Problem(401, "UNAUTHORIZED", "no api_tokens are configured, and anonymous use is not allowed on this address")
 
-    def check_operator(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raises Problem 401 or 403 unless the caller may use `/operators`."""
-        if self.operator:
+    def check_operator(self, headers: Mapping[bytes, bytes], method: str, now: float) -> int | None:
+        """When the caller's session ends (seconds since 1970); None for a caller without one. Raises Problem 401 or 403 unless the caller
+        may use `/operators`, and may do what `method` does."""
+        if not self.operator or self.operator.sessions is None:
+            if not self.open_operators:
+                raise Problem(403, "FORBIDDEN", "no operator_token is configured, and anonymous use is not allowed on this address")
+            # Whoever is on this machine may; the pages of others in a browser on this machine may not.
+            check_origin(headers, method, needed=False)
+            return None
+        value = None if self.operator.is_presented(headers) else cookie_value(headers)
+        until = None if value is None else self.operator.sessions.expires_at(value, now)
+        if until is None:
             self.operator.check(headers)
-        elif not self.open_operators:
-            raise Problem(403, "FORBIDDEN", "no operator_token is configured, and anonymous use is not allowed on this address")
+            return None
+        check_origin(headers, method, needed=True)
+        return until
 
     def job_type(self, header: bytes | None) -> JobType:
         """The job type that the header names. Raises Problem 403 for one that is not configured."""

@@ -156,6 +156,8 @@ class IggyFeed:
             places, tiers = await self._place(RETRY), await self._lags.ends(RETRY)
             waiting = [(tier, at) for tier, (at, end) in enumerate(zip(places, tiers, strict=False)) if end > at]
             self._lag[RETRY, "mover"] = (sum(tiers[tier] - at for tier, at in waiting), await self._age(RETRY, waiting))
+            told = [{"topic": t, "group": g, "lag": lag, "oldest_age_seconds": age} for (t, g), (lag, age) in self._lag.items()]
+            await self._hub.query("broker_queues", {"queues": told})
             await asyncio.sleep(LAG_SECONDS)
 
     async def _committed(self, topic: str, group: str) -> list[int]:

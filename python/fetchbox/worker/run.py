@@ -22,6 +22,7 @@ from fetchbox.tracing import traces
 from fetchbox.worker.finish import Finisher
 from fetchbox.worker.loop import WorkerLoop
 from fetchbox.worker.quarantine import Quarantine
+from fetchbox.worker.tell import Teller
 
 if TYPE_CHECKING:
     from fetchbox.broker.iggy_worker import IggyConnection
@@ -70,12 +71,15 @@ async def run(config: Config, control: Control) -> int:
         engine, streams, member, config.worker.flush_interval, quarantine, hooks.before_fetch(config, engine), finisher, spans
     )
     curl = curl_transport(config, engine)
+    telling = asyncio.create_task(Teller(engine, hub, member, control.name).run())
     try:
         control.ready()
         await loop.run(control.draining, lambda: _time_to_finish(control))
     except Unavailable as error:
         log.info("unfinished tasks are delivered again", error=str(error))
     finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
         await asyncio.to_thread(engine.close, ENGINE_CLOSE_SECONDS)
         if curl is not None:
             curl.close()

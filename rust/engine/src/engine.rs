@@ -188,6 +188,16 @@ impl Engine {
         self.unguarded.as_deref()
     }
 
+    /// Downloads under way.
+    pub fn running(&self) -> u64 {
+        self.core.metrics.inflight()
+    }
+
+    /// Names of the proxy pools of which no endpoint works at the moment.
+    pub fn pools_out(&self) -> Vec<String> {
+        self.core.proxies.out(Instant::now())
+    }
+
     /// Digests of the tasks that were under way in more than one death of a worker on this machine. Reads a directory.
     pub fn suspects(&self) -> HashSet<u64> {
         // A directory that cannot be read names nobody.

@@ -84,6 +84,11 @@ impl Metrics {
         self.inflight.dec();
     }
 
+    /// Downloads under way.
+    pub fn inflight(&self) -> u64 {
+        self.inflight.get().max(0).unsigned_abs()
+    }
+
     /// A body was stored.
     pub fn stored(&self, bytes: u64, seconds: f64) {
         self.bytes.inc_by(bytes);

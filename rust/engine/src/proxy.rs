@@ -21,6 +21,9 @@ const LONGEST_REST: Duration = Duration::from_secs(300);
 /// How long it rests at first unless the pool says otherwise.
 const FIRST_REST: Duration = Duration::from_secs(1);
 
+/// How long after its rest an endpoint that nobody has asked since still counts as one that does not work.
+const DOUBT: Duration = Duration::from_secs(10);
+
 /// How an endpoint is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
@@ -58,7 +61,10 @@ pub struct Endpoint {
 
 #[derive(Default)]
 struct Rest {
+    /// Waves of them.
     failures: u32,
+    /// Each one since it worked last.
+    misses: u32,
     until: Option<Instant>,
 }
 
@@ -100,9 +106,16 @@ impl Endpoint {
         lock(&self.rest).until.filter(|until| *until > now)
     }
 
+    /// Whether it failed the last times it was asked, and that was not long ago. One failure may be an origin's.
+    fn is_out(&self, now: Instant) -> bool {
+        let rest = lock(&self.rest);
+        rest.misses > 1 && rest.until.is_some_and(|until| until + DOUBT > now)
+    }
+
     /// It failed: it rests, longer each time. Failures of one wave count once.
     pub fn failed(&self, now: Instant) {
         let mut rest = lock(&self.rest);
+        rest.misses = rest.misses.saturating_add(1);
         if rest.until.is_some_and(|until| until > now) {
             return;
         }
@@ -145,6 +158,14 @@ impl Pools {
             );
         }
         Ok(Self(pools))
+    }
+
+    /// Names of the pools of which no endpoint works at the moment, in order.
+    pub fn out(&self, now: Instant) -> Vec<String> {
+        let out = |pool: &Pool| !pool.endpoints.is_empty() && pool.endpoints.iter().all(|endpoint| endpoint.is_out(now));
+        let mut names: Vec<String> = self.0.iter().filter(|(_, pool)| out(pool)).map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The endpoints for one attempt, tier by tier, in the order in which they are to be asked. Empty means: no proxy.
@@ -242,6 +263,29 @@ mod tests {
         assert_eq!(labels(&pools, "a", now), ["http://one:1"]);
         pools.0["a"].endpoints[1].worked();
         assert_eq!(labels(&pools, "a", now).len(), 2);
+    }
+
+    #[test]
+    fn a_pool_is_out_while_all_of_its_endpoints_are() {
+        let pools = pools(&[("a", &["http://one:1", "http://two:2"], &["b"]), ("b", &["http://three:3"], &[]), ("none", &[], &[])]);
+        let now = Instant::now();
+        assert_eq!(pools.out(now), Vec::<String>::new());
+        let fail = |pool: &str, endpoint: usize| pools.0[pool].endpoints[endpoint].failed(now);
+        fail("b", 0);
+        assert_eq!(pools.out(now), Vec::<String>::new());
+        fail("b", 0);
+        fail("a", 0);
+        fail("a", 0);
+        assert_eq!(pools.out(now), ["b"]);
+        fail("a", 1);
+        fail("a", 1);
+        assert_eq!(pools.out(now), ["a", "b"]);
+        // Between its rest and the next look at it nothing has become better.
+        assert_eq!(pools.out(now + FIRST_REST + DOUBT / 2), ["a", "b"]);
+        pools.0["a"].endpoints[1].worked();
+        assert_eq!(pools.out(now + FIRST_REST), ["b"]);
+        // Nobody asks any more: then nobody knows.
+        assert_eq!(pools.out(now + FIRST_REST + DOUBT), Vec::<String>::new());
     }
 
     #[test]

@@ -91,6 +91,8 @@ fn upkeep(core: &Arc<Core>) {
             core.wake(topic);
         }
         core.metrics.disk_bytes.store(core.db.disk_bytes(), Ordering::Relaxed);
+        // Looked at also when nobody asks, so that it is known since when something is as it is.
+        crate::health::look(core);
         // A failed step is tried again at the next tick; what is fatal the writer has noticed itself.
         let _ = mover.step(core);
         let _ = retainer.step(core);

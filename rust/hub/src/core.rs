@@ -17,6 +17,7 @@ use crate::db::{Db, DbError};
 use crate::error::HubError;
 use crate::frame::Role;
 use crate::group::{Group, REJOIN};
+use crate::health::Told;
 use crate::job::{JobHash, JobId};
 use crate::keep::Keep;
 use crate::metrics::Metrics;
@@ -107,8 +108,8 @@ pub struct Core {
     pub keep: Keep,
     /// Why manifests cannot be written.
     pub manifest_trouble: Mutex<Option<String>>,
-    /// Why the external broker cannot be reached.
-    pub broker_trouble: Mutex<Option<String>>,
+    /// What workers and whoever publishes to an external broker say.
+    pub told: Told,
     pub commands: mpsc::Sender<Command>,
     /// Dropped last: whoever holds the other end learns that the database is closed.
     pub _closed: std::sync::mpsc::SyncSender<Infallible>,

@@ -23,6 +23,7 @@ mod error;
 mod feed;
 mod frame;
 mod group;
+mod health;
 mod hub;
 mod job;
 mod keep;
@@ -44,6 +45,7 @@ mod query_dlq;
 mod query_jobs;
 mod query_logs;
 mod query_resources;
+mod query_tail;
 mod rebuild;
 #[cfg(test)]
 mod rebuild_tests;

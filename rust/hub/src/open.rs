@@ -167,7 +167,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         manifests: Signal::default(),
         keep,
         manifest_trouble: Mutex::new(None),
-        broker_trouble: Mutex::new(None),
+        told: Default::default(),
         commands,
         db,
         config,

@@ -9,14 +9,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::clock::rfc3339;
-use crate::config::Broker;
-use crate::core::{Core, WORKERS, read_failed};
+use crate::core::{Core, read_failed};
 use crate::db::{Space, View};
 use crate::error::HubError;
-use crate::frame::Role;
 use crate::job::{JobId, JobRecord, parse_id};
 use crate::manifests::Pack;
-use crate::{query_dlq, query_jobs, query_logs, query_resources, replay_order, streams};
+use crate::{health, query_dlq, query_jobs, query_logs, query_resources, query_tail, replay_order, streams};
 
 /// Which job, and whose.
 #[derive(Debug, Deserialize)]
@@ -30,7 +28,7 @@ pub struct OneJob {
 
 /// Whether it is an order, which changes something.
 pub fn is_order(name: &str) -> bool {
-    matches!(name, "dlq_replay" | "dlq_purge" | "broker_state")
+    matches!(name, "dlq_replay" | "dlq_purge" | "broker_state" | "broker_queues")
 }
 
 /// Answers a question, or carries out an order, by name. May block for seconds.
@@ -46,6 +44,7 @@ pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubErro
         "manifest" => manifest(core, &parse(params)?)?,
         "finished" => finished(core, &parse(params)?)?,
         "logs" => query_logs::list(core, parse(params)?)?,
+        "tail" => query_tail::tail(core, &parse(params)?)?,
         "dlq" => query_dlq::list(core, parse(params)?)?,
         "dlq_groups" => query_dlq::groups(core, parse(params)?)?,
         "dlq_show" => query_dlq::show(core, parse(params)?)?,
@@ -53,8 +52,10 @@ pub fn answer(core: &Core, name: &str, params: &[u8]) -> Result<Vec<u8>, HubErro
         "dlq_purge" => replay_order::purge(core, parse(params)?)?,
         "topics" => streams::topics(core, &parse(params)?).map_err(read_failed)?,
         "fed" => crate::feed::fed(core),
-        "broker_state" => broker_state(core, parse(params)?),
-        "health" => health(core),
+        "broker_state" => health::broker_state(core, parse(params)?),
+        "broker_queues" => health::broker_queues(core, parse(params)?),
+        "health" => health::health(core),
+        "overview" => health::overview(core, &parse(params)?),
         other => return Err(HubError::Invalid(format!("there is no question {other}"))),
     };
     serde_json::to_vec(&value).map_err(|error| HubError::Invalid(format!("the answer cannot be written: {error}")))
@@ -160,52 +161,6 @@ fn manifest(core: &Core, one: &OneJob) -> Result<Value, HubError> {
         }
     };
     Ok(json!({"manifest_key": job.facts.manifest_key, "body": body}))
-}
-
-#[derive(Debug, Deserialize)]
-struct BrokerState {
-    #[serde(default)]
-    trouble: Option<String>,
-}
-
-/// Notes what whoever publishes the outbox says of the broker.
-fn broker_state(core: &Core, state: BrokerState) -> Value {
-    *core.broker_trouble.lock() = state.trouble;
-    json!({})
-}
-
-fn health(core: &Core) -> Value {
-    let component = |trouble: Option<String>| match trouble {
-        None => json!({"status": "ok"}),
-        Some(reason) => json!({"status": "degraded", "reason": reason}),
-    };
-    let full = core.full.load(std::sync::atomic::Ordering::Relaxed);
-    let dead = core.fatal.borrow().clone();
-    let outbox = core.outbox_bytes.load(std::sync::atomic::Ordering::Relaxed);
-    let behind = outbox >= core.config.outbox_max_bytes;
-    let short = core.short.load(std::sync::atomic::Ordering::Relaxed);
-    let ledger =
-        dead.or_else(|| full.then(|| "the ledger's disk is full".to_owned())).or_else(|| short.then(|| crate::core::SHORT.to_owned()));
-    let store_full = core.store_full.load(std::sync::atomic::Ordering::Relaxed);
-    let storage = store_full.then(|| "the local store's disk is full".to_owned()).or_else(|| core.manifest_trouble.lock().clone());
-    let workers = match core.config.broker {
-        Broker::Embedded => core.groups.lock().get(&(Topic::Tasks as u8, WORKERS.to_owned())).map_or(0, |group| group.members().len()),
-        // The group is the broker's; but workers are connected here as well.
-        Broker::External => core.connections.lock().values().filter(|role| **role == Role::Worker).count(),
-    };
-    let broker = behind.then(|| "the outbox is full".to_owned()).or_else(|| core.broker_trouble.lock().clone());
-    let degraded = ledger.is_some() || storage.is_some() || broker.is_some();
-    json!({
-        "status": if degraded { "degraded" } else { "ok" },
-        "components": {
-            "hub": component(ledger),
-            "broker": component(broker),
-            "storage": component(storage),
-        },
-        "workers": workers,
-        "outbox_bytes": outbox,
-        "outbox_full": behind,
-    })
 }
 
 /// The state of a name in a filter.

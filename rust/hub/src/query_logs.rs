@@ -32,9 +32,9 @@ pub struct Filter {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct LogPart {
+pub struct LogPart {
     #[prost(string, tag = "1")]
-    job_id: String,
+    pub job_id: String,
 }
 
 /// The lines from an offset on. `end` says that no more will come: the job is settled and all was listed.
@@ -83,7 +83,7 @@ pub fn list(core: &Core, filter: Filter) -> Result<Value, HubError> {
     Ok(json!({"logs": logs, "next_offset": next, "partition": job.log_partition, "settled": settled, "end": end}))
 }
 
-fn log_json(offset: u64, log: &JobLog) -> Value {
+pub fn log_json(offset: u64, log: &JobLog) -> Value {
     let level = log.level().as_str_name().trim_start_matches("LOG_LEVEL_");
     json!({
         "offset": offset,

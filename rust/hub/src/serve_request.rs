@@ -17,6 +17,7 @@ use crate::db::Space;
 use crate::error::HubError;
 use crate::frame::*;
 use crate::group::Group;
+use crate::health;
 use crate::job::{JobRecord, parse_id};
 use crate::keys::OUTBOX_TOPIC;
 use crate::ledger;
@@ -99,6 +100,10 @@ pub async fn handle(core: &Arc<Core>, peer: &Peer, id: u64, op: Op, payload: Byt
         }
         Op::Query => {
             let request: QueryRequest = decode(payload)?;
+            if peer.role == Role::Worker && request.name == "worker_state" {
+                health::worker_state(core, connection, &request.params)?;
+                return Ok(encode(id, OK, &BytesReply { body: Bytes::from_static(b"{}") }));
+            }
             if peer.role == Role::Worker && query::is_order(&request.name) {
                 return Err(HubError::refused("FORBIDDEN", "workers only ask; they order nothing"));
             }

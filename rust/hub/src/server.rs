@@ -123,6 +123,7 @@ impl Drop for Goodbye {
     fn drop(&mut self) {
         // First, so that whatever of it is still on its way comes either before what follows, or to nothing.
         self.core.connections.lock().remove(&self.connection);
+        self.core.told.forget(self.connection);
         let now = self.core.clock.elapsed();
         let mut topics = Vec::new();
         for ((topic, _), group) in self.core.groups.lock().iter_mut() {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::config::Broker;
 use crate::core::{Core, WORKERS};
 use crate::db::{DbError, Space};
+use crate::health::Queue;
 use crate::record;
 use crate::upkeep::MOVER;
 
@@ -63,6 +64,14 @@ pub fn lag(core: &Core, topic: Topic, group: &str) -> u64 {
     (0..core.partitions(topic)).map(|p| core.next.get(topic, p).saturating_sub(core.committed(topic, group, p))).sum()
 }
 
+/// The queues whose lag says something: what waits for workers, and what waits for its time.
+const QUEUES: [(Topic, &str); 2] = [(Topic::Tasks, WORKERS), (Topic::Retry, MOVER)];
+
+/// Their lags and ages.
+pub fn queues(core: &Core) -> Vec<Queue> {
+    QUEUES.into_iter().map(|(topic, group)| Queue::new(topic, group, lag(core, topic, group), oldest_age(core, topic, group))).collect()
+}
+
 /// Age of the oldest message that is not done, in seconds; 0 without any.
 fn oldest_age(core: &Core, topic: Topic, group: &str) -> f64 {
     let oldest = (0..core.partitions(topic)).filter_map(|partition| {
@@ -82,11 +91,11 @@ pub fn metrics(core: &Core) -> String {
         // The streams are elsewhere; whoever publishes to them tells of them.
         return String::new();
     }
-    for (topic, group) in [(Topic::Tasks, WORKERS), (Topic::Retry, MOVER)] {
+    for (topic, group) in QUEUES {
         let _ = writeln!(out, "fetchbox_queue_lag{{topic=\"{}\",group=\"{group}\"}} {}", topic.name(), lag(core, topic, group));
     }
     out.push_str("# TYPE fetchbox_queue_oldest_age_seconds gauge\n");
-    for (topic, group) in [(Topic::Tasks, WORKERS), (Topic::Retry, MOVER)] {
+    for (topic, group) in QUEUES {
         let _ = writeln!(out, "fetchbox_queue_oldest_age_seconds{{topic=\"{}\"}} {:.3}", topic.name(), oldest_age(core, topic, group));
     }
     out

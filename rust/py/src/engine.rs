@@ -336,6 +336,10 @@ impl Engine {
         self.backlog.load(Ordering::Relaxed)
     }
 
+    fn standing(&self, py: Python<'_>) -> PyResult<(u64, Vec<String>)> {
+        self.with(py, |engine| (engine.running(), engine.pools_out()))
+    }
+
     fn cancel(&self, py: Python<'_>, job_id: &str) -> PyResult<()> {
         self.with(py, |engine| engine.cancel(job_id))
     }
