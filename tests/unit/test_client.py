@@ -225,7 +225,7 @@ async def test_the_async_client_against_the_ingress() -> None:
         assert (job.status, job.tenant) == ("queued", "acme")
         assert (await client.cancel(taken.job_id)).settled
         assert [item async for item in client.resources(taken.job_id)] == []
-        page = {"logs": [{"offset": 3, "message": "m", "level": "INFO"}], "next_offset": 4, "settled": True, "end": True}
+        page = {"logs": [{"offset": 3, "message": "m", "level": "INFO"}], "next_offset": 4, "partition": 0, "settled": True, "end": True}
         ingress.hub.answers["logs"] = [page, {**page, "logs": []}]
         assert [line.level async for line in client.logs(taken.job_id)] == ["INFO"]
         with pytest.raises(Refused):
