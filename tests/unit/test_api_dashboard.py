@@ -111,6 +111,22 @@ async def test_the_hub_says_since_when(ingress: Ingress) -> None:
     assert (await ingress.client.get("/health/ready")).status_code == 200
 
 
+async def test_what_this_process_saw_itself_is_well_since_it_sees_so(ingress: Ingress) -> None:
+    now = 1_700_000_000.0
+    ingress.app.state.service.clock = ingress.app.state.service.watch._clock = lambda: now
+    headers = {"x-fetchbox-operator-token": TOKEN}
+    well = {"status": "ok", "since": "2020-01-31T10:00:00Z"}
+    ingress.hub.answers["health"] = [{"components": {"hub": well}, "workers": 1}]
+    assert (await ingress.client.get("/operators/health", headers=headers)).json()["components"]["hub"] == well
+    ingress.hub.connected = False
+    assert (await ingress.client.get("/operators/health", headers=headers)).json()["components"]["hub"]["status"] == "degraded"
+    ingress.hub.connected = True
+    now += 60
+    assert (await ingress.client.get("/operators/health", headers=headers)).json()["components"]["hub"][
+        "since"
+    ] == "2023-11-14T22:14:20.000Z"
+
+
 # ---- sessions ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ def standing(service: Service, answer: dict[str, Any], away: str | None, *, of_i
     """Every component's trouble: the hub's view of the service joined with our own, and since when, where the hub says so. `of_ingest`:
     only what keeps jobs from being taken; a broker that is away does not, as long as there is room for what waits for it."""
     own = own_trouble(service)
+    service.troubled.update(name for name, reason in own.items() if reason)
     if away is not None:
         unknown = "unknown while the hub is away"
         return {**dict.fromkeys(COMPONENTS, unknown), **own, "hub": own["hub"] or away}, {}
@@ -48,7 +49,8 @@ def standing(service: Service, answer: dict[str, Any], away: str | None, *, of_i
     since: dict[str, str] = {}
     for name, state in answer.get("components", {}).items():
         seen[name] = None if state["status"] == "ok" else state.get("reason") or "no reason is given"
-        if "since" in state and not own.get(name):
+        # What this process itself had seen in trouble is well since it sees so.
+        if "since" in state and name not in service.troubled:
             since[name] = state["since"]
     if answer.get("workers") == 0:
         seen["workers"] = seen["workers"] or "no worker is connected"

@@ -44,6 +44,8 @@ class Service:
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.clock)
+        self.troubled: set[str] = set()
+        """Components that this process itself has seen in trouble."""
         self.tail = LogTail(self.hub)
         self._at_drain: set[Callable[[], None]] = set()
         self._drain_told: asyncio.Task[None] | None = None
