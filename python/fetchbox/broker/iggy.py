@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -19,7 +19,7 @@ from fetchbox.config import Config
 from fetchbox.errors import BrokerUnavailable, ConfigError
 
 if TYPE_CHECKING:
-    from apache_iggy import IggyClient
+    from apache_iggy import IggyClient, ReceiveMessage
 
 T = TypeVar("T")
 
@@ -77,8 +77,13 @@ class Polled:
     partition: int
     base_offset: int
     messages: list[bytes]
-    stamps_us: list[int]
-    """When the server took each, microseconds since 1970."""
+    received: Sequence[ReceiveMessage] = ()
+    """The same as the client gave them."""
+
+    @property
+    def stamps_us(self) -> list[int]:
+        """When the server took each, microseconds since 1970. Only few want to know, and asking costs as much as the message did."""
+        return [message.timestamp() for message in self.received]
 
 
 class IggyLink:
@@ -192,14 +197,7 @@ class IggyLink:
                 partition_id=partition,
             )
         )
-        runs: list[Polled] = []
-        for message in received:
-            at = message.offset()
-            if not runs or at != runs[-1].base_offset + len(runs[-1].messages):
-                runs.append(Polled(partition, at, [], []))
-            runs[-1].messages.append(message.payload())
-            runs[-1].stamps_us.append(message.timestamp())
-        return runs
+        return _runs(partition, received)
 
     async def ends(self, topic: str) -> list[int]:
         """The offset behind the last message of each partition. BrokerUnavailable when there is no such topic."""
@@ -215,6 +213,18 @@ class IggyLink:
     async def close(self) -> None:
         """Forgets the connection."""
         self._client = None
+
+
+def _runs(partition: int, received: Sequence[ReceiveMessage]) -> list[Polled]:
+    """The messages, each run without a gap by itself. They come in order: where first and last fit there is none."""
+    if not received:
+        return []
+    first, last = received[0].offset(), received[-1].offset()
+    if last - first == len(received) - 1:
+        return [Polled(partition, first, [message.payload() for message in received], received)]
+    begins = [at for at in range(1, len(received)) if received[at].offset() != received[at - 1].offset() + 1]
+    parts = [received[begin:end] for begin, end in zip([0, *begins], [*begins, len(received)], strict=True)]
+    return [Polled(partition, part[0].offset(), [message.payload() for message in part], part) for part in parts]
 
 
 def _split(messages: list[bytes]) -> list[list[bytes]]:

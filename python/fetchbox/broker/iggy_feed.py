@@ -132,7 +132,7 @@ class IggyFeed:
         for run in runs:
             due = next((index for index, stamp in enumerate(run.stamps_us) if stamp > due_us), len(run.messages))
             if due:
-                await self._send_back(Polled(tier, run.base_offset, run.messages[:due], run.stamps_us[:due]))
+                await self._send_back(Polled(tier, run.base_offset, run.messages[:due]))
                 at[tier] = run.base_offset + due
             if due < len(run.messages):
                 return False
