@@ -99,7 +99,7 @@ class TaskBatch:
 
     def __len__(self) -> int: ...
     def facts(self) -> bytes:
-        """What the manifest says of its job, as JSON: crawl_id, priority, callback_url, deadline_ms."""
+        """What the manifest says of its job, as JSON: crawl_id, priority, callback_url, callback_events, deadline_ms."""
 
 @final
 class Delivery:
@@ -208,6 +208,8 @@ class HubClient:
         """Finished calls as (token, result or CoreError); token 0 is a push: ("cancelled", job_id), ("trouble", why there is no
         connection, each reason once), ("connected", "") or ("disconnected",
         "")."""
+    def set_token(self, token: str | None) -> None:
+        """Shows this token from the next connection on."""
     def connected(self) -> bool: ...
     def trouble(self) -> str:
         """Why it is not connected, in a sentence; empty while it is."""
@@ -330,6 +332,11 @@ class Engine:
     def standing(self) -> tuple[int, list[str]]:
         """Downloads under way, and the names of the proxy pools of which no endpoint works at the moment."""
     def cancel(self, job_id: str) -> None: ...
+    def reload(self, options: bytes) -> None:
+        """Takes job types, proxy pools and the store's credentials from other options, for every attempt that begins from now on.
+
+        Raises CoreError("config" or "store"); then all is as before.
+        """
     def begin_close(self) -> None: ...
     def close(self, timeout: float) -> None: ...
     def metrics(self) -> str: ...
@@ -341,6 +348,9 @@ class Hub:
     def __new__(cls, options: bytes, storage: bytes | None = None) -> Hub:
         """Opens or creates the database and starts serving at once; `options` is JSON, `storage` too: how to reach a store that is not
         local. Raises CoreError("config" or "store") that says what to do."""
+    def reload(self, options: bytes, storage: bytes | None = None) -> None:
+        """Takes the token and what job types say of the store from other options, and the store's credentials from `storage`; connections
+        that are up stay. Raises CoreError("config"); then nothing has changed."""
     def metrics(self) -> str: ...
     def close(self) -> None:
         """Stops taking calls, commits what is queued and closes the database."""

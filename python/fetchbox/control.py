@@ -163,9 +163,12 @@ class Control:
             callback(within)
 
     def reload(self, config: Any) -> None:
-        """Hands a new configuration to whoever asked for it."""
+        """Hands a new configuration to whoever asked for it. One that fails keeps what it has, and this process listening."""
         for callback in self._reload:
-            callback(config)
+            try:
+                callback(config)
+            except Exception as error:
+                print(f"fetchbox: {self.name}: the new configuration is not in force here: {error!r}", file=sys.stderr)
 
     async def serve(self, parse_config: Callable[[str], Any], orphan_timeout: float) -> None:
         """Acts on the supervisor's messages until it is gone, and then drains for at most `orphan_timeout` seconds."""

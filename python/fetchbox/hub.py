@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import orjson
+import structlog
 
 from fetchbox._core import CoreError, Hub
 from fetchbox.config import Config, hub_options, hub_socket, hub_storage
@@ -13,6 +14,8 @@ from fetchbox.errors import ConfigError
 
 if TYPE_CHECKING:
     from fetchbox.control import Control
+
+log = structlog.get_logger("fetchbox.hub")
 
 
 async def run(config: Config, control: Control) -> int:
@@ -23,6 +26,7 @@ async def run(config: Config, control: Control) -> int:
     except CoreError as error:
         raise ConfigError.single(error.code or "hub.path", error.message) from error
     control.add_metrics(hub.metrics)
+    control.on_reload(lambda changed: _reload(hub, changed))
     try:
         control.ready()
         if config.broker.url == "embedded":
@@ -34,6 +38,15 @@ async def run(config: Config, control: Control) -> int:
     return 0
 
 
+def _reload(hub: Hub, changed: Config) -> None:
+    """Opens no connection and reads no file: it does not block."""
+    storage = hub_storage(changed)
+    try:
+        hub.reload(orjson.dumps(hub_options(changed)), None if storage is None else orjson.dumps(storage))
+    except CoreError as error:
+        log.error("the hub goes on with the configuration that it has", error=error.message)
+
+
 async def _feed_until_drained(config: Config, control: Control) -> None:
     """Keeps the streams of a broker outside and the ledger in step. The feed speaks with the hub like everybody else, over its socket."""
     from fetchbox.broker import HubConnection
@@ -43,6 +56,7 @@ async def _feed_until_drained(config: Config, control: Control) -> None:
     feed = IggyFeed(config, connection)
     control.add_metrics(feed.metrics)
     control.on_reload(feed.reload)
+    control.on_reload(connection.reload)
     draining = asyncio.create_task(control.draining.wait())
     feeding = asyncio.create_task(feed.run())
     try:

@@ -16,9 +16,53 @@ HIDDEN = "********"
 _FIRST = ("timestamp", "level", "process", "event")
 _SECRET_KEY = re.compile(r"pass(word|wd)?$|secret|token$|authorization|cookie|credential|api[-_]?key", re.IGNORECASE)
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
-_SIGNED = re.compile(
-    r"(?i)([?&](?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig|token|key|access_token|expires|policy)=)[^&\s\"']+"
+SECRET_PARAMETERS = (
+    "x-amz-signature",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-goog-signature",
+    "x-goog-credential",
+    "awsaccesskeyid",
+    "signature",
+    "sig",
+    "token",
+    "access_token",
+    "auth_token",
+    "id_token",
+    "auth",
+    "authorization",
+    "key",
+    "api_key",
+    "apikey",
+    "api-key",
+    "password",
+    "passwd",
+    "pwd",
+    "secret",
+    "client_secret",
+    "jwt",
+    "policy",
+    "key-pair-id",
+    "credential",
+    "googleaccessid",
+    "ossaccesskeyid",
+    "x-oss-signature",
+    "x-oss-credential",
+    "x-oss-security-token",
+    "x-cos-security-token",
+    "q-signature",
+    "q-ak",
+    "sign",
+    "hmac",
+    "hdnea",
+    "hdnts",
+    "refresh_token",
+    "session",
+    "sessionid",
+    "session_id",
 )
+"""Query parameters whose values are secrets: what signs a link, and keys and tokens by their usual names."""
+_SIGNED = re.compile(rf"(?i)([?&](?:{'|'.join(map(re.escape, SECRET_PARAMETERS))})=)[^&#\s\"']+")
 _USERINFO = re.compile(r"\b[a-z][a-z0-9+.-]*://[^/\s@\"']+@[^\s\"']*", re.IGNORECASE)
 
 Event = MutableMapping[str, Any]

@@ -33,7 +33,7 @@ def jobs_now(service: Service) -> int:
     return len(service.http.jobs())
 
 
-def test_the_same_key_and_body_is_the_same_job(service: Service, origin: OriginProcess) -> None:
+def test_case_38_the_same_key_and_body_is_the_same_job(service: Service, origin: OriginProcess) -> None:
     load = plain(origin.base_url, 1, 4, key="same")
     before = jobs_now(service)
     first = service.http.post(load.body, key=load.key)
@@ -51,7 +51,7 @@ def test_both_header_names_mean_the_same(service: Service, origin: OriginProcess
     assert again.json()["job_id"] == first.json()["job_id"]
 
 
-def test_another_body_is_a_conflict_that_names_the_job(service: Service, origin: OriginProcess) -> None:
+def test_case_38_another_body_is_a_conflict_that_names_the_job(service: Service, origin: OriginProcess) -> None:
     load = plain(origin.base_url, 3, 1, key="conflict")
     first = service.http.post(load.body, key=load.key)
     before = jobs_now(service)
@@ -75,7 +75,7 @@ def test_without_a_key_each_post_is_a_job(service: Service, origin: OriginProces
     assert service.http.post(load.body).json()["job_id"] != service.http.post(load.body).json()["job_id"]
 
 
-def test_at_the_same_time_one_wins_and_all_get_its_job(service: Service, origin: OriginProcess) -> None:
+def test_case_38_at_the_same_time_one_wins_and_all_get_its_job(service: Service, origin: OriginProcess) -> None:
     before = jobs_now(service)
     with ThreadPoolExecutor(16) as crowd:
         for number in range(10):
@@ -90,7 +90,7 @@ def test_at_the_same_time_one_wins_and_all_get_its_job(service: Service, origin:
     assert jobs_now(service) == before + 10
 
 
-def test_at_the_same_time_with_two_bodies_one_wins_and_the_other_conflicts(service: Service, origin: OriginProcess) -> None:
+def test_case_38_at_the_same_time_with_two_bodies_one_wins_and_the_other_conflicts(service: Service, origin: OriginProcess) -> None:
     with ThreadPoolExecutor(16) as crowd:
         for number in range(5):
             load = plain(origin.base_url, 200 + number, 5, key="rivals")
@@ -106,7 +106,7 @@ def test_at_the_same_time_with_two_bodies_one_wins_and_the_other_conflicts(servi
             assert len(won) == 1
 
 
-def test_a_key_outlives_restarts_and_kills(tmp_path: Path, origin: OriginProcess) -> None:
+def test_case_38_a_key_outlives_restarts_and_kills(tmp_path: Path, origin: OriginProcess) -> None:
     with Service(tmp_path).start() as service:
         oracle = Oracle(service.http, service.assets, origin.journal)
         load = plain(origin.base_url, 300, 5, key="long-lived")
@@ -140,7 +140,7 @@ def insist(service: Service, load: Load, body: bytes) -> httpx.Response:
 
 
 @pytest.mark.timeout(180)
-def test_crowds_with_one_key_each_while_apis_and_the_hub_are_killed(tmp_path: Path, origin: OriginProcess) -> None:
+def test_case_38_crowds_with_one_key_each_while_apis_and_the_hub_are_killed(tmp_path: Path, origin: OriginProcess) -> None:
     """Half of the keys are of a job type with a handler, which reserves first. In each crowd two bodies compete for the key."""
     seed = crash.chosen_seed()
     print(f"{crash.SEED_VARIABLE}={seed}")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import socket
+import struct
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +18,9 @@ import pytest
 import zstandard
 
 from tests.process.client import Client
+from tests.process.origins import OriginProcess
 from tests.process.service import Service
+from tests.process.waiting import pause
 
 URL = "http://files.example/a"
 
@@ -107,7 +113,7 @@ def refusal(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_an_invalid_manifest_is_400_with_a_pointer(service: Service, name: str) -> None:
+def test_case_32_an_invalid_manifest_is_400_with_a_pointer(service: Service, name: str) -> None:
     body, pointer = INVALID[name]
     error = refusal(service.http.post(body, key=f"invalid {name}"), 400, "INVALID_PAYLOAD")
     assert error["details"], error
@@ -116,7 +122,7 @@ def test_an_invalid_manifest_is_400_with_a_pointer(service: Service, name: str) 
         assert pointer in [detail["pointer"] for detail in error["details"]], error
 
 
-def test_every_fault_is_named_at_once(service: Service) -> None:
+def test_case_32_every_fault_is_named_at_once(service: Service) -> None:
     body = with_resources({"url": "ftp:/x", "id": ""}, {"url": URL, "headers": {"a b": "c"}}, {"id": "a"})
     error = refusal(service.http.post(body), 400, "INVALID_PAYLOAD")
     pointers = {detail["pointer"] for detail in error["details"]}
@@ -136,7 +142,7 @@ def test_another_content_type_is_415(service: Service, value: str | None) -> Non
 
 
 @pytest.mark.parametrize("value", ["br", "deflate", "gzip, gzip", "nonsense"])
-def test_another_content_encoding_is_415(service: Service, value: str) -> None:
+def test_case_33_another_content_encoding_is_415(service: Service, value: str) -> None:
     response = service.http.post(with_resources({"url": URL}), headers={"content-encoding": value})
     refusal(response, 415, "UNSUPPORTED_MEDIA_TYPE")
 
@@ -154,14 +160,14 @@ def pieces(size: int) -> Iterator[bytes]:
         yield b" " * 65_536
 
 
-def test_too_large_is_413_with_and_without_a_length(service: Service) -> None:
+def test_case_33_too_large_is_413_with_and_without_a_length(service: Service) -> None:
     headers = {"content-type": "application/json"}
     refusal(service.http.http.post("/jobs", content=b" " * 5_000_001, headers=headers), 413, "PAYLOAD_TOO_LARGE")
     refusal(service.http.http.post("/jobs", content=pieces(5_000_001), headers=headers), 413, "PAYLOAD_TOO_LARGE")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
-def test_a_bomb_is_413_at_a_bounded_cost(service: Service, encoding: str) -> None:
+def test_case_33_a_bomb_is_413_at_a_bounded_cost(service: Service, encoding: str) -> None:
     plain = b" " * (256 << 20)
     bomb = gzip.compress(plain, 6) if encoding == "gzip" else zstandard.compress(plain)
     api = service.a_process("api")
@@ -212,7 +218,7 @@ def test_a_client_that_leaves_early_leaves_nothing(service: Service) -> None:
         b"nonsense\r\n\r\n",
     ],
 )
-def test_broken_framing_ends_the_connection(service: Service, request_bytes: bytes) -> None:
+def test_case_35_broken_framing_ends_the_connection(service: Service, request_bytes: bytes) -> None:
     port = int(service.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
         connection.sendall(request_bytes)
@@ -237,7 +243,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("value", [None, "Bearer wrong", "Bearer", "Basic dG9rZW4tYTo=", "token-a", "Bearer token-a token-b"])
-def test_no_or_a_wrong_token_is_401(guarded: Service, value: str | None) -> None:
+def test_case_36_no_or_a_wrong_token_is_401(guarded: Service, value: str | None) -> None:
     headers = {} if value is None else {"authorization": value}
     refused = guarded.http.post(with_resources({"url": URL}), headers=headers)
     refusal(refused, 401, "UNAUTHORIZED")
@@ -250,10 +256,16 @@ def test_another_tenant_in_the_header_is_403(guarded: Service) -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-fetchbox-operator-token": "wrong"}, {"authorization": "Bearer token-a"}])
-def test_the_operator_needs_a_token(guarded: Service, headers: dict[str, str]) -> None:
+def test_case_36_the_operator_needs_a_token(guarded: Service, headers: dict[str, str]) -> None:
     for path in ("/operators/jobs", "/operators/health", "/operators/dlq"):
         assert guarded.http.http.get(path, headers=headers).status_code in (401, 403)
     assert guarded.http.http.get("/operators/jobs", headers={"authorization": f"Bearer {OPERATOR}"}).status_code == 200
+
+
+def midnight_passed() -> None:
+    """Waits while a day (UTC) is about to end: quotas begin anew then."""
+    while time.time() % 86_400 > 86_400 - 60:
+        pause(1)
 
 
 class TestAccepted:
@@ -263,7 +275,7 @@ class TestAccepted:
     def nothing_left_behind(self) -> None:
         """Not here."""
 
-    def test_another_tenants_job_is_404_and_too_many_are_429(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def test_case_36_and_37_another_tenants_job_is_404_and_too_many_are_429(self, tmp_path_factory: pytest.TempPathFactory) -> None:
         server = {"api_tokens": {"token-a": "a", "token-b": "b"}, "operator_token": OPERATOR, "rate_limit": "1/s"}
         overrides = {"server": server, "worker": {"processes": 0}}
         with Service(tmp_path_factory.mktemp("limited"), overrides).start() as service:
@@ -283,6 +295,66 @@ class TestAccepted:
             operator = Client(service.url, {"x-fetchbox-operator-token": OPERATOR})
             assert len(operator.jobs()) == accepted, "what was limited left nothing"
             operator.close()
+            service.end()
+
+    def test_case_37_resources_and_bytes_of_a_tenant_are_limited(self, tmp_path: Path) -> None:
+        """Each tenant by itself, some by limits of their own; the bytes of a day are not forgotten by a restart."""
+        midnight_passed()
+        overrides: dict[str, Any] = {
+            "server": {"resource_rate_limit": "5/s", "max_resources": 20, "rate_limit": 0},
+            "tenants": {"big": {"resource_rate_limit": 0}, "small": {"resource_rate_limit": 0, "daily_bytes": "25KB"}},
+        }
+        with OriginProcess(tmp_path) as origin, Service(tmp_path / "service", overrides).start() as service:
+
+            def post(tenant: str, *urls: str) -> httpx.Response:
+                return service.http.post(with_resources(*({"url": url} for url in urls)), headers={"x-fetchbox-tenant": tenant})
+
+            def limited(response: httpx.Response, name: str, policies: str, most: int) -> None:
+                refusal(response, 429, "RATE_LIMITED")
+                wait = int(response.headers["retry-after"])
+                assert 1 <= wait <= most
+                assert response.headers["ratelimit-policy"] == policies
+                assert response.headers["ratelimit"] == f'"{name}";r=0;t={wait}'
+
+            twenty = [f"{origin.base_url}/bytes/10?n={number}" for number in range(20)]
+            assert post("a", *twenty).status_code == 202, "a whole manifest passes at once"
+            limited(post("a", *twenty), "resources", '"resources";q=5;w=1', 4)
+            assert post("b", *twenty).status_code == 202, "another tenant's bucket is full"
+            assert [post("big", *twenty).status_code for _ in range(5)] == [202] * 5, "this one has no limit"
+            job_id = post("small", *(f"{origin.base_url}/bytes/10000?n={number}" for number in range(3))).json()["job_id"]
+            assert service.http.await_job(job_id, 30, describe=service.dump)["bytes_stored"] == 30_000
+            policies = '"bytes";q=25000;w=86400;qu="content-bytes"'
+            limited(post("small", twenty[0]), "bytes", policies, 86_400)
+            service.kill_tree()
+            service.start()
+            limited(post("small", twenty[0]), "bytes", policies, 86_400)
+            assert post("big", twenty[0]).status_code == 202
+            service.end()
+
+    def test_case_39_a_client_that_is_gone_before_the_answer_left_a_whole_job_or_none(self, tmp_path: Path) -> None:
+        chance = random.Random(39)
+        with Service(tmp_path / "service", {"worker": {"processes": 0}}).start() as service:
+            port = int(service.url.rpartition(":")[2])
+            bodies = {f"gone {n}": with_resources(*({"url": f"{URL}{n}-{index}"} for index in range(3))) for n in range(60)}
+            for key, body in bodies.items():
+                head = f"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nIdempotency-Key: {key}\r\n"
+                with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+                    # Closing resets the connection: nobody is there any more, and the service is told.
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                    pause(chance.choice([0, 0.0005, 0.001, 0.002, 0.005]))
+            # A post that nobody waits for is either done by now or never will be: this one came after all of them.
+            assert service.http.post(with_resources({"url": URL}), key="last").status_code == 202
+            left = service.http.jobs()
+            for job in left:
+                assert len(service.http.resources(job["job_id"])) == job["resource_total"] == job["resource_pending"]
+                assert len(service.http.get(f"/operators/jobs/{job['job_id']}/manifest")["resources"]) == job["resource_total"]
+            answers = [service.http.post(body, key=key) for key, body in bodies.items()]
+            assert {answer.status_code for answer in answers} <= {200, 202}
+            assert len({answer.json()["job_id"] for answer in answers}) == len(bodies)
+            again = sum(answer.status_code == 200 for answer in answers)
+            assert len(left) - 1 <= again, "a job that was there is the one of its key"
+            assert len(service.http.jobs()) == len(bodies) + 1
             service.end()
 
     @pytest.mark.parametrize("encoding", ["gzip", "zstd"])

@@ -8,8 +8,9 @@ import hmac
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,12 @@ def service(tmp_path: Path, finished: Path) -> Iterator[Service]:
         yield running
 
 
-def post(service: Service, urls: list[str], *, job_type: str = "default", callback: str | None = None) -> str:
-    attributes = {} if callback is None else {"callback_url": callback}
+def post(
+    service: Service, urls: list[str], *, job_type: str = "default", callback: str | None = None, events: list[str] | None = None
+) -> str:
+    attributes: dict[str, Any] = {} if callback is None else {"callback_url": callback}
+    if events is not None:
+        attributes["callback_events"] = events
     body = {"manifest_version": "v1", "metadata": {}, "resources": [{"url": url} for url in urls], "attributes": attributes}
     answer = service.http.http.post("/jobs", json=body, headers={"x-fetchbox-job-type": job_type})
     assert answer.status_code == 202, answer.text
@@ -118,6 +123,137 @@ def test_a_callback_is_signed_and_repeated_until_it_is_taken(service: Service, o
     expected = base64.b64encode(hmac.new(b"a key of twenty-four byt", signed, hashlib.sha256).digest()).decode()
     assert second.headers["webhook-signature"] == f"v1,{expected}"
     assert second.headers["host"] == origin.url("").removeprefix("http://")
+
+
+class Receiver:
+    """A receiver of callbacks that checks every signature. `answer` gets a call's number and event, and says with what status to answer."""
+
+    def __init__(self, answer: Callable[[int, dict[str, Any]], int] = lambda number, event: 204) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.wrong: list[str] = []
+        self.url = ""
+        self._answer = answer
+        self._lock = threading.Lock()
+
+    def take(self, headers: Message, body: bytes) -> int:
+        told = hmac.new(
+            b"a key of twenty-four byt", f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body, hashlib.sha256
+        )
+        with self._lock:
+            if headers["webhook-signature"] != "v1," + base64.b64encode(told.digest()).decode():
+                self.wrong.append(headers["webhook-id"])
+            event = json.loads(body)
+            self.calls.append((headers["webhook-id"], event))
+            number = len(self.calls)
+        return self._answer(number, event)
+
+    def ids(self, kind: str) -> set[str]:
+        with self._lock:
+            return {name for name, event in self.calls if event["type"] == kind}
+
+    @contextmanager
+    def listening(self) -> Iterator[Receiver]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                status = receiver.take(self.headers, self.rfile.read(int(self.headers["content-length"])))
+                with suppress(OSError):
+                    self.send_response(status)
+                    self.send_header("content-length", "0")
+                    self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nothing."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+            thread.start()
+            self.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
+            try:
+                yield self
+            finally:
+                server.shutdown()
+                thread.join(10)
+
+
+BOTH = ["job.settled", "resource.failed"]
+
+
+def test_each_failed_resource_is_told_of_if_the_manifest_asks_for_it(service: Service, origin: Origin) -> None:
+    # Every third call is refused at first.
+    with Receiver(lambda number, event: 503 if number % 3 == 0 else 204).listening() as receiver:
+        urls = [origin.url("/bytes/10"), *(origin.url(f"/status/404?token=hush&n={number}") for number in range(20))]
+        job_id = post(service, urls, callback=receiver.url, events=BOTH)
+        expected = {f"{job_id}.{index}.0" for index in range(1, 21)}
+        wait_for("a call for each", lambda: receiver.ids("resource.failed") == expected, 60, describe=service.dump)
+        job = service.http.await_job(job_id, 5)
+        assert receiver.ids("job.settled") == {f"{job_id}.{job['finished_at']}"}
+        resources = {resource["index"]: resource for resource in service.http.resources(job_id)}
+        for name, event in list(receiver.calls):
+            if event["type"] == "resource.failed":
+                index = int(name.split(".")[1])
+                assert event["data"] == {"job_id": job_id, **resources[index]}
+                assert event["data"]["code"] == "DOWNLOAD_HTTP_4XX"
+                assert "hush" not in json.dumps(event)
+        assert receiver.wrong == []
+        only = post(service, urls[:3], callback=receiver.url, events=["resource.failed"])
+        wait_for("the failures alone", lambda: {f"{only}.1.0", f"{only}.2.0"} <= receiver.ids("resource.failed"), 30, describe=service.dump)
+        unasked = post(service, urls[:3], callback=receiver.url)
+        wait_for(
+            "the job alone", lambda: [name for name in receiver.ids("job.settled") if name.startswith(unasked)], 30, describe=service.dump
+        )
+        service.end()
+        told = [(name.split(".")[0], event["type"]) for name, event in receiver.calls]
+        assert (only, "job.settled") not in told
+        assert (unasked, "resource.failed") not in told
+
+
+def test_an_unknown_event_is_refused_with_a_pointer(service: Service, origin: Origin) -> None:
+    body = {"manifest_version": "v1", "metadata": {}, "resources": [{"url": origin.url("/bytes/1")}]}
+    for events in (["job.finished"], "job.settled", [1]):
+        answer = service.http.http.post("/jobs", json={**body, "attributes": {"callback_events": events}})
+        pointers = [detail["pointer"] for detail in answer.json()["error"]["details"]]
+        assert answer.status_code == 400
+        assert pointers[0].startswith("/attributes/callback_events")
+
+
+def test_a_receiver_that_is_gone_is_told_no_more(service: Service, origin: Origin) -> None:
+    with Receiver(lambda number, event: 410).listening() as receiver:
+        job_id = post(service, [origin.url(f"/status/404?n={n}") for n in range(30)], callback=receiver.url, events=BOTH)
+        other = post(service, [origin.url("/bytes/10")], callback=origin.url("/hook?mark=gone&fails=0&id=g"))
+        wait_for("another one's callback", lambda: hooks(origin, "gone"), 30, describe=service.dump)
+        wait_for("the call", lambda: receiver.calls, 30, describe=service.dump)
+        service.end()
+        assert [event["type"] for _, event in receiver.calls] == ["job.settled"], "410 is the end of it"
+        assert other != job_id
+
+
+def test_a_worker_killed_between_the_calls_leaves_none_out_and_repeats_under_the_same_ids(service: Service, origin: Origin) -> None:
+    held = threading.Event()
+
+    def answer(number: int, event: dict[str, Any]) -> int:
+        if number > 10:
+            # What was told is not committed yet, and some calls are under way.
+            held.wait(20)
+        return 204
+
+    with Receiver(answer).listening() as receiver:
+        job_id = post(service, [origin.url(f"/status/404?n={n}") for n in range(40)], callback=receiver.url, events=BOTH)
+        wait_for("some of the calls", lambda: len(receiver.calls) > 12, 60, describe=service.dump)
+        before = {name for name, _ in receiver.calls}
+        assert len(before) < 41
+        service.kill_one("worker")
+        held.set()
+        expected = {f"{job_id}.{index}.0" for index in range(40)}
+        wait_for("a call for each", lambda: receiver.ids("resource.failed") == expected, 60, describe=service.dump)
+        bodies: dict[str, set[str]] = {}
+        for name, event in list(receiver.calls):
+            bodies.setdefault(name, set()).add(json.dumps(event))
+        assert all(len(told) == 1 for told in bodies.values()), "a repeat is the same"
+        assert len(bodies) == 41
+        assert len(receiver.calls) > 41, "at least once: those before the death came again"
+        assert receiver.wrong == []
 
 
 @contextmanager

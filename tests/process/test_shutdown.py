@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,24 +19,35 @@ from tests.process.load import Wanted, of, plain
 from tests.process.oracle import Oracle
 from tests.process.origins import OriginProcess
 from tests.process.processes import await_end, descendants
-from tests.process.service import Service, clean_environment, command
+from tests.process.service import DRAIN_TIMEOUT, Service, clean_environment, command
 from tests.process.waiting import wait_for
 
+LAPS = int(os.environ.get("FETCHBOX_TEST_LAPS", "3"))
+"""SIGTERMs under load; by hand 100."""
 
+
+@pytest.mark.timeout(120 + 20 * LAPS)
 def test_sigterm_under_load_drains_and_loses_nothing(tmp_path: Path) -> None:
+    took = []
     with OriginProcess(tmp_path, pace=200) as origin, Service(tmp_path / "service", {"worker": {"processes": 2}}).start() as service:
         oracle = Oracle(service.http, service.assets, origin.journal)
-        for lap in range(3):
+        for lap in range(LAPS):
             with posting(oracle, (plain(origin.base_url, 8 * lap + job, 50) for job in range(8)), ahead=200) as poster:
                 target = origin.journal.total + 100
                 wait_for("requests at the origin", lambda target=target: origin.journal.total >= target, 30, describe=service.dump)  # type: ignore[misc]
+                began = time.monotonic()
                 service.end()
+                took.append(time.monotonic() - began)
                 service.start()
                 poster.join(60)
         oracle.await_settled(60)
         report = oracle.check(ratio=1.1)
-        assert report.jobs == 24
+        assert report.jobs == 8 * LAPS
+        assert max(took) <= DRAIN_TIMEOUT
         service.end()
+    print(
+        f"\n{LAPS} SIGTERMs under load, exit 0 within {max(took):.1f} s (median {sorted(took)[LAPS // 2]:.1f}) of {DRAIN_TIMEOUT}; {report}"
+    )
 
 
 def test_ctrl_c_drains_like_sigterm(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_body_over_the_limit_is_413_and_the_sender_reads_it(served: Served, ch
     assert (response.status_code, error_code(response)) == (413, "PAYLOAD_TOO_LARGE")
 
 
-def test_a_bomb_is_413_and_costs_no_memory(served: Served) -> None:
+def test_case_33_a_bomb_is_413_and_costs_no_memory(served: Served) -> None:
     def memory() -> int:
         status = Path(f"/proc/{served.process.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
@@ -166,11 +166,11 @@ def test_the_connection_is_used_again_after_a_refusal(served: Served) -> None:
         b"bad\x00name: 2\r\n\r\n{}",
     ],
 )
-def test_bad_framing_is_400_and_close(served: Served, framing: bytes) -> None:
+def test_case_35_bad_framing_is_400_and_close(served: Served, framing: bytes) -> None:
     assert status_of(served.exchange(HEAD + framing)) == 400
 
 
-def test_a_length_beside_chunks_smuggles_nothing(served: Served) -> None:
+def test_case_35_a_length_beside_chunks_smuggles_nothing(served: Served) -> None:
     """The chunks count, the length is dropped, and the connection closes: what follows is never taken for a request."""
     body = json.dumps(manifest()).encode()
     chunk = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
@@ -185,25 +185,25 @@ def test_a_head_that_is_too_large_is_431(served: Served) -> None:
 
 
 @pytest.mark.parametrize("begun", [b"", b"POST /jobs HT", HEAD])
-def test_a_slow_head_is_closed(served: Served, begun: bytes) -> None:
+def test_case_34_a_slow_head_is_closed(served: Served, begun: bytes) -> None:
     assert served.exchange(begun) == b""
 
 
 @pytest.mark.parametrize(
     "begun", [b"content-length: 100\r\n\r\n{", b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n", b"transfer-encoding: chunked\r\n\r\n"]
 )
-def test_a_slow_body_is_408_and_close(served: Served, begun: bytes) -> None:
+def test_case_34_a_slow_body_is_408_and_close(served: Served, begun: bytes) -> None:
     answer = served.exchange(HEAD + begun)
     assert status_of(answer) == 408
     assert b"REQUEST_TIMEOUT" in answer
 
 
-def test_one_byte_chunks_are_refused(served: Served) -> None:
+def test_case_34_one_byte_chunks_are_refused(served: Served) -> None:
     answer = served.exchange(HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 10_000 + b"0\r\n\r\n")
     assert status_of(answer) == 408
 
 
-def test_slow_clients_do_not_hold_up_others(served: Served) -> None:
+def test_case_34_slow_clients_do_not_hold_up_others(served: Served) -> None:
     slow = [served.connect() for _ in range(200)]
     try:
         for connection in slow:

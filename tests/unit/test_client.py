@@ -126,6 +126,33 @@ def test_retrying_ends_when_the_service_asks_for_more_time_than_there_is() -> No
     assert len(script.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("named", "seconds"),
+    [
+        ("0", 0),
+        ("17", 17),
+        ("86400", 86_400),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_as_a_date(named: str, seconds: float | None) -> None:
+    assert exchange.retry_after(error(429, "RATE_LIMITED", named)) == seconds
+
+
+def test_retry_after_is_waited_out_and_never_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that asks for two minutes is not asked again after one."""
+    slept: list[float] = []
+    script = Script(error(429, "RATE_LIMITED", "120"), error(503, "HUB_UNAVAILABLE", "3"), httpx.Response(202, json=ACCEPTED))
+    with script.client(retry_for=600) as client:
+        monkeypatch.setattr(client._closed, "wait", slept.append)
+        client.submit(manifest())
+    assert slept == [120.0, 3.0]
+
+
 def test_nothing_listening_is_said_plainly() -> None:
     with Script(httpx.ConnectError("refused")).client(retry_for=0) as client, pytest.raises(ServiceUnavailable, match="http://service"):
         client.get("j")

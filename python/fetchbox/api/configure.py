@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 from fetchbox.api.auth import OperatorToken, TenantTokens
+from fetchbox.api.limits import limits_of
 from fetchbox.api.manifests import Manifests, open_manifests
 from fetchbox.api.settings import DEFAULT_JOB_TYPE, JobType, Settings
 from fetchbox.config import Config, is_loopback, parse_address
@@ -28,6 +28,7 @@ def settings_of(config: Config, manifests: Manifests | None = None) -> Settings:
     if not storage_url.startswith("file:"):
         buckets.add(urlsplit(storage_url).netloc)
     names = {DEFAULT_JOB_TYPE, *config.job_types}
+    limits, tenant_limits = limits_of(config)
     return Settings(
         manifests=manifests or open_manifests(storage_url, store_options(config)),
         job_types={name: job_type_of(config, name) for name in names},
@@ -38,7 +39,8 @@ def settings_of(config: Config, manifests: Manifests | None = None) -> Settings:
         open_operators=loopback or server.allow_anonymous,
         max_manifest_bytes=server.max_manifest_bytes,
         max_resources=server.max_resources,
-        rate_limit=rate_limit_of(server.rate_limit),
+        limits=limits,
+        tenant_limits=tenant_limits,
         buckets=frozenset(buckets),
         proxy_pools=frozenset(config.proxy.pools),
         replay_context={
@@ -47,11 +49,6 @@ def settings_of(config: Config, manifests: Manifests | None = None) -> Settings:
             "partition_by": config.tasks.partition_by,
         },
     )
-
-
-def rate_limit_of(per_second: float) -> dict[str, float] | None:
-    """A token bucket of one second's worth; None for no limit."""
-    return None if per_second <= 0 else {"per_second": per_second, "burst": max(1, math.ceil(per_second))}
 
 
 def job_type_of(config: Config, name: str) -> JobType:

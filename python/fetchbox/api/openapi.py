@@ -30,6 +30,12 @@ def _json(schema: Node, description: str) -> Node:
 _HEADERS: Node = {"X-Request-Id": {"description": "Names the request in our logs.", "schema": {"type": "string"}}}
 _RETRY: Node = {**_HEADERS, "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 
+_LIMITED: Node = {
+    **_RETRY,
+    "RateLimit-Policy": {"description": "Every limit of the tenant.", "schema": {"type": "string"}},
+    "RateLimit": {"description": "The limit that was reached, and when it ends.", "schema": {"type": "string"}},
+}
+
 _REFUSALS = {
     400: "Not valid; `details` names every fault",
     401: "A token is missing or wrong (UNAUTHORIZED)",
@@ -51,7 +57,7 @@ def _answers(ok: Node, *refusals: int) -> Node:
     for status in refusals:
         answer = _json(_ref("Error"), _REFUSALS[status])
         if status == 429 or status >= 500:
-            answer["headers"] = _RETRY
+            answer["headers"] = _LIMITED if status == 429 else _RETRY
         answers[str(status)] = answer
     return answers
 
@@ -106,7 +112,7 @@ def _job_views(tag: str) -> dict[str, Node]:
     stream = {
         "description": "Server-Sent Events `log`, then `end`; or JSON lines.",
         "headers": _HEADERS,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}, "application/x-ndjson": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": {}}, "application/x-ndjson": {"schema": {"type": "string"}}},
     }
     logs = _answers(
         {"200": stream, "204": {"description": "The job is settled and its log was read to the end.", "headers": _HEADERS}}, *refusals

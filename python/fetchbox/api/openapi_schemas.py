@@ -68,6 +68,7 @@ SCHEMAS: Node = {
                     "crawl_id": _TEXT,
                     "priority": {},
                     "callback_url": {"type": "string", "format": "uri"},
+                    "callback_events": {"type": "array", "items": {"type": "string", "enum": ["job.settled", "resource.failed"]}},
                     "deadline": {"description": "When to give up."},
                 }
             ),
@@ -208,7 +209,7 @@ SCHEMAS: Node = {
         {
             "filter": {"$ref": "#/components/schemas/DeadLetterFilter"},
             "headers": {
-                "type": "object",
+                "type": ["object", "null"],
                 "additionalProperties": {"type": ["string", "null"]},
                 "description": "Set on every task; null takes a header away.",
             },
@@ -217,13 +218,15 @@ SCHEMAS: Node = {
                 "type": ["object", "array", "null"],
                 "description": "Literal text, replaced where it stands first in the URL: {from, to}, a map, or a list of rules.",
             },
-            "dry_run": {"type": "boolean", "description": "Only check and count."},
+            "dry_run": {"type": ["boolean", "null"], "description": "Only check and count."},
         },
         required=("filter",),
         closed=True,
     ),
     "Purge": _object(
-        {"filter": {"$ref": "#/components/schemas/DeadLetterFilter"}, "dry_run": {"type": "boolean"}}, required=("filter",), closed=True
+        {"filter": {"$ref": "#/components/schemas/DeadLetterFilter"}, "dry_run": {"type": ["boolean", "null"]}},
+        required=("filter",),
+        closed=True,
     ),
     "Moved": _object(
         {"count": _COUNT, "refused": {**_COUNT, "description": "Entries passed over: their jobs were cancelled, or they hold no task."}},

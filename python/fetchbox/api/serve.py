@@ -8,6 +8,7 @@ import logging
 import resource
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,7 @@ async def serve(config: Config, control: Control) -> int:
     service: Service = app.state.service
     service.traces = traces(config, control.name)
     control.add_metrics(service.metrics.render)
-    control.on_reload(lambda changed: apply(service, config, changed))
+    control.on_reload(_reloader(service, hub, config))
     hub.on_connected(
         lambda connected: control.set_health("hub", "ok" if connected else "degraded", None if connected else "the hub is away")
     )
@@ -157,6 +158,19 @@ async def run_server(server: EmbeddedServer, control: Control) -> int:
             serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await serving
+
+
+def _reloader(service: Service, hub: HubConnection, config: Config) -> Callable[[Config], None]:
+    """Puts each new configuration in force in place of the one before."""
+    present = config
+
+    def reload(changed: Config) -> None:
+        nonlocal present
+        apply(service, present, changed)
+        hub.reload(changed)
+        present = changed
+
+    return reload
 
 
 def apply(service: Service, before: Config, changed: Config) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fetchbox.api.auth import DEFAULT_TENANT, OperatorToken, TenantTokens, tenant_header
+from fetchbox.api.limits import NO_LIMITS, Limits
 from fetchbox.api.manifests import Manifests
 from fetchbox.api.problems import Problem
 from fetchbox.api.session import check_origin, cookie_value
@@ -39,8 +40,10 @@ class Settings:
     """Whether anyone is an operator while no `operator_token` is configured: bound to loopback, or `allow_anonymous`."""
     max_manifest_bytes: int = 5_000_000
     max_resources: int = 1000
-    rate_limit: Mapping[str, float] | None = None
-    """Jobs per tenant: `per_second` and `burst`; None for no limit."""
+    limits: Limits = NO_LIMITS
+    """What a tenant may post."""
+    tenant_limits: Mapping[str, Limits] = field(default_factory=dict)
+    """Those of tenants that have their own."""
     buckets: frozenset[str] = frozenset()
     """Buckets that a handler may name."""
     proxy_pools: frozenset[str] = frozenset()
@@ -62,6 +65,10 @@ class Settings:
             return self.tokens.tenant(headers)
         self.check_open()
         return None
+
+    def limits_for(self, tenant: str) -> Limits:
+        """What this tenant may post."""
+        return self.tenant_limits.get(tenant, self.limits)
 
     def check_open(self) -> None:
         """Raises Problem 401 when nobody without a token is let in."""

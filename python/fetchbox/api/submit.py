@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from fetchbox.api.body import Disconnected, read_body
 from fetchbox.api.ids import Trace, trace_of
+from fetchbox.api.limits import Limits
 from fetchbox.api.problems import Problem, invalid, of_hub_error
 from fetchbox.api.service import Service
 from fetchbox.api.settings import JobType, Settings
@@ -74,6 +75,11 @@ class Post:
                 "now_ms": self.now_ms,
             }
         )
+
+    @property
+    def limits(self) -> Limits:
+        """What its tenant may post."""
+        return self.settings.limits_for(self.tenant)
 
     @property
     def stores_manifest(self) -> bool:
@@ -153,9 +159,9 @@ class Submit:
             batch, facts = await self._compile(post)
         if post.settings.manifests.local:
             # The manifest's bytes ride in the same commit, so nothing can be left behind and nothing needs a reservation of its own.
-            return await self._service.hub.accept(accept_facts(post, batch, facts, reserved=False), batch, post.body)
+            return await _limited(post, self._service.hub.accept(accept_facts(post, batch, facts, reserved=False), batch, post.body))
         compiled_for = post.job_id
-        post, earlier = await self._reserve(post)
+        post, earlier = await self._reserve(post, len(batch))
         if earlier is not None:
             return earlier
         async with _Reserved(self._service, post) as reserved:
@@ -174,10 +180,10 @@ class Submit:
         if attributes.get("tenant") not in (None, post.tenant):
             post = _adopt_tenant(post, attributes["tenant"], tenant_named)
             manifest.tenant = post.tenant
-        post, earlier = await self._reserve(post)
+        post, earlier = await self._reserve(post, None)
         if earlier is not None:
             return earlier
-        async with _Reserved(service, post) as reserved:
+        async with _Reserved(service, post, counted=False) as reserved:
             manifest.job_id = post.job_id
             try:
                 tasks = await service.handlers.build(spec, manifest, post.settings.max_resources)
@@ -189,21 +195,25 @@ class Submit:
                 raise Problem(500, "HANDLER_BAD_TASK", "the handler built tasks that are not valid", details=problem.details) from problem
             return await reserved.finish(batch, orjson.loads(batch.facts()))
 
-    async def _reserve(self, post: Post) -> tuple[Post, dict[str, Any] | None]:
-        """Reserves the key, also one of our own if the manifest is stored first: the post under its id, or the reply of the earlier job."""
+    async def _reserve(self, post: Post, resources: int | None) -> tuple[Post, dict[str, Any] | None]:
+        """Reserves the key, also one of our own if the manifest is stored first: the post under its id, or the reply of the earlier job.
+
+        `resources` is how many the job has, where that is known before its handler has run.
+        """
         reservation = post.reservation()
         if reservation is None:
             return post, None
-        answer = await self._service.hub.reserve(
-            {
-                **reservation,
-                "tenant": post.tenant,
-                "job_type": post.job_type.name,
-                "job_id": post.job_id,
-                "rate_limit": post.settings.rate_limit,
-                "stores_manifest": post.stores_manifest,
-            }
-        )
+        limits = post.limits.facts() | ({} if resources is not None else {"resource_limit": None})
+        request = {
+            **reservation,
+            **limits,
+            "tenant": post.tenant,
+            "job_type": post.job_type.name,
+            "job_id": post.job_id,
+            "resources": resources or 0,
+            "stores_manifest": post.stores_manifest,
+        }
+        answer = await _limited(post, self._service.hub.reserve(request))
         if answer.get("accepted"):
             return post, {**answer, "created": False}
         # A post that died left its reservation: its retry goes on under the same id.
@@ -229,12 +239,13 @@ class _Reserved:
     """A post that may hold a reservation: accepted at its end, or released.
 
     What a refused post wrote goes with it, unless it was written under a key: another post with that key may have taken the reservation
-    over while this one stood still, and with it the job's id and its manifest.
+    over while this one stood still, and with it the job's id and its manifest. `counted`: its resources were known to the reservation.
     """
 
-    def __init__(self, service: Service, post: Post) -> None:
+    def __init__(self, service: Service, post: Post, *, counted: bool = True) -> None:
         self._service = service
         self._post = post
+        self._counted = counted
         self._stored = False
         self._unknown = False
 
@@ -249,9 +260,9 @@ class _Reserved:
             self._stored = True
             await manifests.put(post.manifest_key, post.body)
         try:
-            known = accept_facts(post, batch, facts, reserved=post.reservation() is not None)
-            reply = await self._service.hub.accept(known, batch, post.body if manifests.local else None)
-        except Refused:
+            known = accept_facts(post, batch, facts, reserved=post.reservation() is not None, counted=self._counted)
+            reply = await _limited(post, self._service.hub.accept(known, batch, post.body if manifests.local else None))
+        except (Refused, Problem):
             raise
         except BaseException:
             # It may have been committed before the answer was lost: what it refers to must stay.
@@ -284,9 +295,24 @@ class _Reserved:
             await self._post.settings.manifests.discard(self._post.manifest_key)
 
 
-def accept_facts(post: Post, batch: Tasks, facts: Mapping[str, Any], *, reserved: bool) -> dict[str, Any]:
-    """What the hub has to know of the job, beside its tasks."""
+async def _limited(post: Post, call: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """The hub's answer. Raises Problem 429, with the tenant's limits, when the post is beyond one of them."""
+    try:
+        return await call
+    except Refused as error:
+        problem = post.limits.refused(error)
+        if problem is None:
+            raise
+        raise problem from error
+
+
+def accept_facts(post: Post, batch: Tasks, facts: Mapping[str, Any], *, reserved: bool, counted: bool = True) -> dict[str, Any]:
+    """What the hub has to know of the job, beside its tasks. What a reservation was counted for is not counted again."""
+    limits = post.limits.facts()
+    if reserved:
+        limits |= {"rate_limit": None, "daily_bytes": 0} | ({"resource_limit": None} if counted else {})
     return {
+        **limits,
         "job_id": post.job_id,
         "job_type": post.job_type.name,
         "tenant": post.tenant,
@@ -296,10 +322,9 @@ def accept_facts(post: Post, batch: Tasks, facts: Mapping[str, Any], *, reserved
         "crawl_id": facts.get("crawl_id"),
         "priority": facts.get("priority"),
         "callback_url": facts.get("callback_url"),
+        "callback_events": facts.get("callback_events") or [],
         "trace_id": post.trace.trace_id,
         "reservation": post.reservation(),
-        # A reservation has been counted already, when it was made.
-        "rate_limit": None if reserved else post.settings.rate_limit,
         "stores_manifest": post.stores_manifest,
     }
 

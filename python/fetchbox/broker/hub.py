@@ -50,6 +50,10 @@ class HubConnection:
         self._on_connected: list[Callable[[bool], None]] = []
         self._completions = Completions(self._client, self._push)
 
+    def reload(self, config: Config) -> None:
+        """Takes the hub's token from a configuration that was read again; the connection that is up stays."""
+        self._client.set_token(config.hub.token.get_secret_value() if config.hub.token is not None else None)
+
     @property
     def connected(self) -> bool:
         """Whether the hub answers at the moment."""

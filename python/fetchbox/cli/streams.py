@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -153,8 +153,8 @@ def _decoded(topic: str, body: bytes) -> dict[str, Any]:
     from google.protobuf.json_format import MessageToDict
     from google.protobuf.message import DecodeError
 
-    from fetchbox.config import url_without_secrets
     from fetchbox.proto import DeadLetterTask, DownloadTask, JobLog, JobStatus
+    from fetchbox.telemetry import redact_text
 
     kinds: dict[str, Any] = {"jobs.logs": JobLog, "jobs.dlq": DeadLetterTask, "jobs.status": JobStatus, "jobs.events": JobStatus}
     try:
@@ -167,11 +167,26 @@ def _decoded(topic: str, body: bytes) -> dict[str, Any]:
     if isinstance(message, JobStatus):
         tasks = [outcome.task for outcome in message.outcomes if outcome.HasField("task")]
     for task in tasks:
-        task.url = url_without_secrets(task.url)
+        task.url = redact_text(task.url)
         for header in task.headers:
             header.value = HIDDEN
+    for outcome in message.outcomes if isinstance(message, JobStatus) else ():
+        outcome.final_url = redact_text(outcome.final_url)
+        _redact_values(outcome.context)
+    if isinstance(message, DeadLetterTask):
+        _redact_values(message.context)
+    if isinstance(message, JobLog):
+        message.message = redact_text(message.message)
+        _redact_values(message.fields)
     found: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
     return found
+
+
+def _redact_values(texts: MutableMapping[str, str]) -> None:
+    from fetchbox.telemetry import redact_text
+
+    for name in list(texts):
+        texts[name] = redact_text(texts[name])
 
 
 @app.command()

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -27,7 +28,6 @@ GZIP_BYTES = 64 << 10
 RETRIED = frozenset({429, 502, 503})
 BACKOFF = (0.1, 5.0)
 """First and longest pause in seconds where the service names none; in between it doubles, with full jitter."""
-RETRY_AFTER_MAX = 60.0
 POLL = (0.05, 2.0)
 """First and longest pause in seconds between looks at a job that is waited for."""
 PAGE = 500
@@ -61,9 +61,10 @@ class Retry:
         wait = random.uniform(0, self._pause)
         self._pause = min(self._pause * 2, BACKOFF[1])
         if response is not None:
-            named = response.headers.get("retry-after", "")
-            if named.isdigit():
-                wait = min(float(named), RETRY_AFTER_MAX)
+            named = retry_after(response)
+            if named is not None:
+                # Not a moment sooner, and not at all where there is no time for it.
+                wait = named
         return wait if self._clock() + wait <= self._until else None
 
 
@@ -187,10 +188,20 @@ def accepted(request: Request, response: httpx.Response) -> Accepted:
     return msgspec.structs.replace(taken, created=response.status_code == 202, idempotency_key=request.headers["idempotency-key"])
 
 
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds that Retry-After asks for, as a number or (from a proxy in between) as a date; None without one that can be read."""
+    named = response.headers.get("retry-after", "").strip()
+    if named.isascii() and named.isdigit():
+        return float(named)
+    try:
+        return max(0.0, parsedate_to_datetime(named).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
 def checked(response: httpx.Response) -> bytes:
     if response.status_code < 400:
         return response.content
-    retry_after = response.headers.get("retry-after", "")
     try:
         error = orjson.loads(response.content)["error"]
         code, message = str(error["code"]), str(error["message"])
@@ -199,7 +210,7 @@ def checked(response: httpx.Response) -> bytes:
     raise Refused(
         code,
         message,
-        retry_after=float(retry_after) if retry_after.isdigit() else None,
+        retry_after=retry_after(response),
         job_id=error.get("job_id"),
         details=error.get("details"),
         status=response.status_code,

@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from fetchbox.config.base import Count, CountOrZero, Name, Section
 from fetchbox.config.fetching import Fetch, JobType, Proxy, Storage
-from fetchbox.config.units import Duration, DurationOrZero, RateOrZero, Size
+from fetchbox.config.units import Duration, DurationOrZero, RateOrZero, Size, SizeOrZero
 
 TASK_PARTITIONS = 64
 
@@ -35,10 +35,26 @@ class Server(Section):
     """Whether an address that is not loopback may be bound although neither tokens nor operator_token are set."""
     rate_limit: RateOrZero = 50.0
     """Jobs per tenant, for the whole service; "50/s". 0 for no limit."""
+    resource_rate_limit: RateOrZero = 0.0
+    """Resources per tenant, for the whole service; "1000/s". At least one whole manifest passes at once. 0 for no limit."""
+    daily_bytes: SizeOrZero = 0
+    """Bytes that a tenant may have stored in a day (UTC). From then on its jobs are refused until midnight; those accepted before go on.
+    0 for no limit."""
     tls_cert: str | None = None
     """PEM file with the certificate chain."""
     tls_key: str | None = None
     """PEM file with its private key."""
+
+
+class Tenant(Section):
+    """Limits of one tenant that differ from those of `[server]`."""
+
+    rate_limit: RateOrZero | None = None
+    """Jobs; "50/s". 0 for no limit."""
+    resource_rate_limit: RateOrZero | None = None
+    """Resources; "1000/s". 0 for no limit."""
+    daily_bytes: SizeOrZero | None = None
+    """Bytes that it may have stored in a day (UTC). 0 for no limit."""
 
 
 class Hub(Section):
@@ -171,6 +187,7 @@ class Config(Section):
     drain_timeout: Duration = 25.0
     """From SIGTERM to the end: work under way may finish within this, the rest is taken up by the next start."""
     server: Server = Server()
+    tenants: dict[Annotated[str, Field(min_length=1, max_length=128)], Tenant] = {}
     hub: Hub = Hub()
     broker: Broker = Broker()
     tasks: Tasks = Tasks()

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from fetchbox.config import units
 from fetchbox.config.base import Section
 from fetchbox.config.fetching import Auth, JobStorage, JobType, ProxyChoice, ProxyPool
-from fetchbox.config.models import Config
+from fetchbox.config.models import Config, Tenant
 from fetchbox.config.schema import strip
 
 DOC = Path("docs/configuration.md")
@@ -36,6 +36,8 @@ def sections() -> Iterator[tuple[str, type[Section]]]:
         kind = strip(field.annotation)
         if isinstance(kind, type) and issubclass(kind, Section) and name != "proxy":
             yield name, kind
+        elif name == "tenants":
+            yield "tenants.NAME", Tenant
         elif name == "job_types":
             yield "job_types.NAME", JobType
         elif name == "proxy":
@@ -56,7 +58,9 @@ def docstrings(section: type[Section]) -> dict[str, str]:
 
 def unit(field: FieldInfo) -> str:
     """What kind of value a field takes, for people."""
-    for extra in field.metadata:
+    # Of an optional value they stand one level down.
+    inner = [extra for choice in get_args(field.annotation) for extra in get_args(choice)]
+    for extra in [*field.metadata, *inner]:
         if (name := _UNITS.get(getattr(extra, "func", units))) is not None:
             return name
     kind = strip(field.annotation)
@@ -169,6 +173,9 @@ _EXAMPLES: dict[str, Any] = {
     "Server.operator_token": "another-long-random-text",
     "Server.tls_cert": "/etc/fetchbox/server.pem",
     "Server.tls_key": "/etc/fetchbox/server.key",
+    "Tenant.rate_limit": "200/s",
+    "Tenant.resource_rate_limit": "5000/s",
+    "Tenant.daily_bytes": "500GB",
     "Hub.url": "tcp://hub.internal:8090",
     "Hub.listen": "tcp://0.0.0.0:8090",
     "Hub.token": "a-long-random-text",
@@ -238,13 +245,17 @@ environment or its `config=`, never a file that it happens to find.
 text: `"8MB"` is 8,000,000 (KB, MB, GB, TB are powers of 1000) and `"8MiB"` is 8,388,608 (KiB, MiB, GiB, TiB are powers of 1024). Speeds are
 sizes per second. Rates are numbers per second, or `"20/s"`, `"600/m"`, `"1000/h"`. `max_attempts` counts the first attempt.
 
-**Secrets** also come from files: `FETCHBOX__SERVER__OPERATOR_TOKEN_FILE=/run/secrets/operator`, or `operator_token_file = "…"` in the TOML
-file; a file for `api_tokens` or `storage.options` holds JSON, one for `broker.url` the whole URL with its user and password. SIGHUP to the
-top process reads everything again and hands secrets, tokens and job types to the running processes; addresses, `data_dir`, numbers of
-processes and the store with its credentials change at the next start.
+**Secrets** also come from files: `FETCHBOX__SERVER__OPERATOR_TOKEN_FILE=/run/secrets/operator`, or `operator_token_file = "…"` in the
+TOML file; a file for `api_tokens` or `storage.options` holds JSON, one for `broker.url` the whole URL with its user and password. SIGHUP
+to the top process reads everything again, files too, and hands it to the running processes. In force within seconds and without a refused
+request are tokens, limits and quotas, job types with their handlers, logins and `fetch` keys, proxy pools, the store's credentials,
+callbacks, `broker.url`'s user and password, and `hub.token` (connections that are up stay, the next ones want the new one). A download
+under way goes on with what it began with. Addresses, paths, `storage.url`, certificates of the API, numbers and sizes change at the next
+start. A configuration with a fault changes nothing, and the log says what is wrong with it.
 
-**Names.** Job types and proxy pools have names of letters, digits, dot, underscore and hyphen. In variables their case and hyphens do not
-matter: `FETCHBOX__JOB_TYPES__MY_GALLERY__HANDLER` means `[job_types.my-gallery]` if the file has it, else `[job_types.my_gallery]`.
+**Names.** Tenants have any name; job types and proxy pools have names of letters, digits, dot, underscore and hyphen. In variables their
+case and hyphens do not matter: `FETCHBOX__JOB_TYPES__MY_GALLERY__HANDLER` means `[job_types.my-gallery]` if the file has it, else
+`[job_types.my_gallery]`.
 """
 
 

@@ -264,7 +264,15 @@ class Supervisor:
         # What was taken at the start stays taken.
         server = fresh.server.model_copy(update={"bind_addr": self._config.server.bind_addr})
         telemetry = fresh.telemetry.model_copy(update={"metrics_addr": self._config.telemetry.metrics_addr})
-        self._config = fresh.model_copy(update={"data_dir": self._config.data_dir, "server": server, "telemetry": telemetry})
+        self._config = fresh.model_copy(
+            update={
+                "data_dir": self._config.data_dir,
+                "server": server,
+                "telemetry": telemetry,
+                "storage": fresh.storage.model_copy(update={"url": self._config.storage.url}),
+                "hub": fresh.hub.model_copy(update={key: getattr(self._config.hub, key) for key in ("path", "url", "listen")}),
+            }
+        )
         text = self._child_config()
         for slot in self._slots:
             slot.reload(text)

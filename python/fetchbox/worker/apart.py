@@ -14,7 +14,7 @@ import orjson
 from fetchbox._core import CoreError, Engine
 from fetchbox.config import Config, engine_options
 from fetchbox.errors import ConfigError
-from fetchbox.worker.run import curl_transport
+from fetchbox.worker.transport import curl_transport
 
 if TYPE_CHECKING:
     from fetchbox.control import Control

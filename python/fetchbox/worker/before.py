@@ -29,12 +29,16 @@ class BeforeFetch:
 
     def __init__(self, config: Config, engine: Engine, specs: Mapping[str, HandlerSpec], host: HandlerHost) -> None:
         self._engine = engine
-        self._specs = specs
         self._host = host
         # Holds no more than the engine's backlog, which the worker's loop limits.
         self._queue: asyncio.Queue[tuple[int, str, bytes]] = asyncio.Queue()
+        self.reload(config, specs)
+
+    def reload(self, config: Config, specs: Mapping[str, HandlerSpec]) -> None:
+        """From now on it is these handlers."""
+        self._specs = specs
         limits = {"max_headers": MAX_HEADERS, "max_header_bytes": config.server.max_header_bytes}
-        engine.hook(set(self._specs), orjson.dumps(limits))
+        self._engine.hook(set(specs), orjson.dumps(limits))
 
     def take(self) -> None:
         """Takes over what the engine holds back."""
@@ -52,7 +56,9 @@ class BeforeFetch:
         while True:
             place, job_type, encoded = await self._queue.get()
             try:
-                headers = orjson.dumps(await self._changes(self._specs[job_type], encoded))
+                spec = self._specs.get(job_type)
+                # Its handler may have gone since it was held back.
+                headers = b"{}" if spec is None else orjson.dumps(await self._changes(spec, encoded))
             except HandlerError as error:
                 log.info("before_fetch refused a task", job_type=job_type, code=error.code, error=str(error))
                 self._engine.refuse_hooked(place, error.code, str(error))

@@ -1,4 +1,5 @@
-"""Callbacks: a POST to the URL that a manifest names, once its job is settled. Signed as the Standard Webhooks specification says.
+"""Callbacks: a POST to the URL that a manifest names, once its job is settled, and one for each failed resource if it asks for that.
+Signed as the Standard Webhooks specification says.
 
 The URL is a stranger's: its addresses are vetted like those of downloads, the connection goes to a vetted one, and no redirect is followed.
 """
@@ -12,6 +13,7 @@ import hmac
 import ipaddress
 import socket
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -23,7 +25,8 @@ from fetchbox.config import Config, engine_options, format_address
 LIMIT = 15.0
 """Seconds for name, connection and answer together."""
 CONNECT_LIMIT = 5.0
-EVENT = "job.settled"
+SETTLED = "job.settled"
+FAILED = "resource.failed"
 GONE = 410
 """The receiver wants no more of it."""
 
@@ -40,10 +43,7 @@ class Callbacks:
     """Posts what is settled. Close it at the end."""
 
     def __init__(self, config: Config) -> None:
-        settings = config.callbacks
-        self._secret = None if settings.secret is None else secret_bytes(settings.secret.get_secret_value())
-        self._allow = list(settings.allow_networks)
-        self._blocked: list[str] = engine_options(config)["blocked_endpoints"]
+        self.reload(config, engine_options(config)["blocked_endpoints"])
         self._client = httpx.AsyncClient(
             trust_env=False,
             follow_redirects=False,
@@ -52,13 +52,19 @@ class Callbacks:
             limits=httpx.Limits(max_keepalive_connections=0),
         )
 
-    async def post(self, url: str, job: dict[str, Any]) -> None:
+    def reload(self, config: Config, blocked: list[str]) -> None:
+        """Takes secret and networks of a configuration, for every call that begins from now on; `blocked` are our own endpoints."""
+        settings = config.callbacks
+        self._secret = None if settings.secret is None else secret_bytes(settings.secret.get_secret_value())
+        self._allow = list(settings.allow_networks)
+        self._blocked = blocked
+
+    async def post(self, url: str, event: Event) -> None:
         """Tells the receiver. Raises CallbackFailed."""
-        body = orjson.dumps({"type": EVENT, "timestamp": job["finished_at"], "data": job})
-        headers = {"content-type": "application/json", "user-agent": "FetchBox", **self._signed(message_id(job), body)}
+        headers = {"content-type": "application/json", "user-agent": "FetchBox", **self._signed(event.id, event.body)}
         try:
             async with asyncio.timeout(LIMIT):
-                await self._post(httpx.URL(url), headers, body)
+                await self._post(httpx.URL(url), headers, event.body)
         except TimeoutError:
             raise CallbackFailed(f"no answer within {LIMIT:g} s") from None
         except httpx.InvalidURL as error:
@@ -106,9 +112,27 @@ class Callbacks:
         return plain[0]
 
 
-def message_id(job: dict[str, Any]) -> str:
-    """The same for every delivery of one settlement, so that a receiver can tell a repeat; another one after a replay."""
-    return f"{job['job_id']}.{job['finished_at']}"
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a receiver is told: `id` is the same for every delivery of it, so that a receiver can tell a repeat."""
+
+    id: str
+    body: bytes
+
+
+def settled(job: dict[str, Any]) -> Event:
+    """That a job is settled; another event when it is settled again after a replay."""
+    return Event(f"{job['job_id']}.{job['finished_at']}", _body(SETTLED, job["finished_at"], job))
+
+
+def failed(job: dict[str, Any], resource: dict[str, Any]) -> Event:
+    """That a resource of it failed; another event when it fails again after a replay."""
+    data = {"job_id": job["job_id"], **resource}
+    return Event(f"{job['job_id']}.{resource['index']}.{resource['generation']}", _body(FAILED, resource["finished_at"], data))
+
+
+def _body(kind: str, timestamp: str, data: dict[str, Any]) -> bytes:
+    return orjson.dumps({"type": kind, "timestamp": timestamp, "data": data})
 
 
 def secret_bytes(secret: str) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +24,7 @@ from fetchbox.errors import HandlerError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from fetchbox.handler_host import HandlerHost, HandlerSpec
-    from fetchbox.worker.callbacks import Callbacks
+    from fetchbox.worker.callbacks import Callbacks, Event
 
 log = structlog.get_logger("fetchbox.worker")
 
@@ -41,6 +41,8 @@ AT_ONCE = 32
 """Handlers and callbacks under way."""
 PER_RECEIVER = 8
 """Callbacks under way to one host."""
+FAILURES = 200
+"""Failed resources asked for at a time."""
 PAUSES = (1.0, 5.0, 30.0, 120.0, 300.0, 600.0, 1200.0, 1200.0)
 """Seconds before each further try."""
 COMMIT_INTERVAL = 0.1
@@ -74,6 +76,12 @@ class Finisher:
         self._moved = asyncio.Event()
         self._callbacks: Callbacks | None = None
         hub.on_connected(self._connection_changed)
+
+    def reload(self, config: Config, blocked: list[str], specs: dict[str, HandlerSpec], host: HandlerHost | None) -> None:
+        """From now on it is these handlers, and the callbacks' secret and networks of this configuration."""
+        self._config, self._specs, self._host = config, specs, host
+        if self._callbacks is not None:
+            self._callbacks.reload(config, blocked)
 
     async def run(self) -> None:
         """Reads, finishes and commits. What is under way when it is cancelled comes again, to another worker."""
@@ -130,25 +138,72 @@ class Finisher:
                 host = self._host
                 await self._try(HOOK, job, lambda: self._finalize(host, spec, job))
             if url is not None:
-                await self._try("callback", job, lambda: self._post(url, job), url=url_without_secrets(url))
+                await self._tell(url, entry["callback_events"], job)
         finally:
             self._room.release()
         self._done(place)
 
-    async def _try(self, what: str, job: dict[str, Any], call: Callable[[], Awaitable[None]], **told: Any) -> None:
-        for pause in (*PAUSES, None):
+    async def _tell(self, url: str, events: list[str], job: dict[str, Any]) -> None:
+        """Calls the receiver for all that it wants to know of a job. Once it was given up for one event, it is tried once for the
+        others."""
+        from fetchbox.worker.callbacks import FAILED, SETTLED, failed, settled
+
+        pauses: Sequence[float] = PAUSES
+
+        async def tell(event: Event) -> _Failed | None:
+            return await self._try("callback", job, lambda: self._post(url, event, job), pauses, url=url_without_secrets(url))
+
+        if not events or SETTLED in events:
+            gave_up = await tell(settled(job))
+            if gave_up is not None and gave_up.is_final:
+                return
+            pauses = PAUSES if gave_up is None else ()
+        if FAILED not in events or not job["resource_failed"]:
+            return
+        async for resources in self._failures(job["job_id"]):
+            ends = await asyncio.gather(*(tell(failed(job, resource)) for resource in resources))
+            if any(end is not None and end.is_final for end in ends):
+                return
+            pauses = pauses if all(end is None for end in ends) else ()
+
+    async def _failures(self, job_id: str) -> AsyncIterator[list[dict[str, Any]]]:
+        """A job's failed resources, as many at a time as its receiver is called with."""
+        cursor: str | None = None
+        while True:
+            page = orjson.loads(await self._again_until_answered(lambda cursor=cursor: self._failures_after(job_id, cursor)))  # type: ignore[misc]
+            for first in range(0, len(page["resources"]), PER_RECEIVER):
+                yield page["resources"][first : first + PER_RECEIVER]
+            if (cursor := page["next_cursor"]) is None:
+                return
+
+    async def _failures_after(self, job_id: str, cursor: str | None) -> bytes:
+        asked = {"job_id": job_id, "state": "failed", "limit": FAILURES} | ({} if cursor is None else {"cursor": cursor})
+        try:
+            return await self._hub.query("resources", asked)
+        except Refused as error:
+            if error.code != "NOT_FOUND":
+                raise
+            # Forgotten meanwhile, and nobody can ask what became of it any more.
+            return b'{"resources":[],"next_cursor":null}'
+
+    async def _try(
+        self, what: str, job: dict[str, Any], call: Callable[[], Awaitable[None]], pauses: Sequence[float] = PAUSES, **told: Any
+    ) -> _Failed | None:
+        """Calls until it succeeds or is given up; why it was."""
+        for pause in (*pauses, None):
             try:
                 await call()
-                return
+                return None
             except _Failed as error:
                 final = error.is_final or pause is None
                 level = log.error if final else log.warning
                 level(f"{what} failed", job_id=job["job_id"], error=str(error), again_in=None if final else pause, **told)
                 if error.is_final or pause is None:
-                    return
+                    return error
                 await asyncio.sleep(pause)
+        return None
 
-    async def _post(self, url: str, job: dict[str, Any]) -> None:
+    async def _post(self, url: str, event: Event, job: dict[str, Any]) -> None:
         # Imported when the first manifest asks for it: most workers never need an HTTP client of Python's.
         from fetchbox.worker.callbacks import CallbackFailed, Callbacks
 
@@ -157,7 +212,7 @@ class Finisher:
         # A slot only when the receiver's turn has come: one that hangs holds up itself.
         async with self._receiver(urlsplit(url).netloc), self._slots:
             try:
-                await self._callbacks.post(url, job)
+                await self._callbacks.post(url, event)
             except CallbackFailed as error:
                 raise _Failed(str(error), is_final=error.is_final) from error
         log.debug("called back", job_id=job["job_id"])

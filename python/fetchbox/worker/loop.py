@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,6 +17,8 @@ from fetchbox.errors import Refused, Unavailable
 from fetchbox.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
+    from fetchbox.config import Config
+    from fetchbox.handler_host import HandlerHost, HandlerSpec
     from fetchbox.tracing import Traces
     from fetchbox.worker.before import BeforeFetch
     from fetchbox.worker.finish import Finisher
@@ -39,7 +41,7 @@ class WorkerLoop:
     """Moves tasks from the hub to the engine and outcomes back until it is told to drain.
 
     The engine and the connection belong to the caller, who closes them afterwards. Tasks that may kill this process go to `quarantine`,
-    those whose job type wants a look at them first to `before`; what settled jobs ask for is the `finisher`'s.
+    those whose job type wants a look at them first to what `hook` names; what settled jobs ask for is the `finisher`'s.
     """
 
     def __init__(
@@ -49,7 +51,6 @@ class WorkerLoop:
         member: str,
         flush_interval: float,
         quarantine: Quarantine,
-        before: BeforeFetch | None = None,
         finisher: Finisher | None = None,
         traces: Traces | None = None,
     ) -> None:
@@ -58,7 +59,8 @@ class WorkerLoop:
         self._member = member
         self._flush_interval = flush_interval
         self._quarantine = quarantine
-        self._before = before
+        self._before: BeforeFetch | None = None
+        self._hooked = asyncio.Event()
         self._finisher = finisher
         self._traces = traces
         self._finished = asyncio.Event()
@@ -80,8 +82,7 @@ class WorkerLoop:
         apart = asyncio.create_task(self._quarantine.run(self._settle_apart))
         stop = asyncio.create_task(draining.wait())
         tasks = {poller, reporter, apart, stop}
-        if self._before is not None:
-            tasks.add(asyncio.create_task(self._before.run(self._take_aside)))
+        tasks.add(asyncio.create_task(self._run_hooks()))
         if self._finisher is not None:
             tasks.add(asyncio.create_task(self._finisher.run()))
         try:
@@ -96,6 +97,21 @@ class WorkerLoop:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             loop.remove_reader(self._engine.fileno())
+
+    def hook(self, config: Config, specs: Mapping[str, HandlerSpec], host: HandlerHost | None) -> None:
+        """From now on these handlers have a look at their job types' tasks first. A second call replaces the first."""
+        if self._before is not None:
+            self._before.reload(config, specs)
+        elif specs and host is not None:
+            from fetchbox.worker.before import BeforeFetch
+
+            self._before = BeforeFetch(config, self._engine, specs, host)
+            self._hooked.set()
+
+    async def _run_hooks(self) -> None:
+        await self._hooked.wait()
+        if self._before is not None:
+            await self._before.run(self._take_aside)
 
     async def _drain(self, poller: asyncio.Task[None], limit: float) -> None:
         self._draining.set()

@@ -45,6 +45,11 @@ class Quarantine:
         # Holds at most one item a suspect and the end.
         self._finished: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
 
+    def reload(self, config: Config) -> None:
+        """The next process gets this configuration."""
+        self._config = config
+        self._patience = _patience(config)
+
     def add(self, tasks: Sequence[tuple[int, bytes]]) -> None:
         """Takes in tasks that were set aside."""
         added = self._suspects.add(tasks)

@@ -16,20 +16,19 @@ import structlog
 from fetchbox._core import CoreError, Engine
 from fetchbox.broker import HubConnection, Streams
 from fetchbox.config import Config, engine_options
-from fetchbox.config import curl as curl_support
 from fetchbox.errors import ConfigError, FetchboxError, HandlerError, Unavailable
 from fetchbox.tracing import traces
 from fetchbox.worker.finish import Finisher
+from fetchbox.worker.hooks import Hooks
 from fetchbox.worker.loop import WorkerLoop
 from fetchbox.worker.quarantine import Quarantine
+from fetchbox.worker.reload import Reload
 from fetchbox.worker.tell import Teller
+from fetchbox.worker.transport import curl_transport
 
 if TYPE_CHECKING:
     from fetchbox.broker.iggy_worker import IggyConnection
     from fetchbox.control import Control
-    from fetchbox.curl.transport import CurlTransport
-    from fetchbox.handler_host import HandlerHost, HandlerSpec
-    from fetchbox.worker.before import BeforeFetch
 
 log = structlog.get_logger("fetchbox.worker")
 
@@ -46,7 +45,10 @@ DESCRIPTORS = 65_536
 async def run(config: Config, control: Control) -> int:
     """Downloads what its partitions bring until it is drained; the exit code."""
     _raise_descriptor_limit()
-    hooks = _Hooks(config)
+    try:
+        hooks = Hooks(config)
+    except HandlerError as error:
+        raise ConfigError.single("job_types", str(error)) from error
     try:
         engine = Engine(orjson.dumps(engine_options(config)))
     except CoreError as error:
@@ -67,10 +69,10 @@ async def run(config: Config, control: Control) -> int:
     quarantine = Quarantine(config, control.index, engine)
     finisher = Finisher(config, streams, member, hooks.finalize, hooks.host)
     spans = traces(config, control.name)
-    loop = WorkerLoop(
-        engine, streams, member, config.worker.flush_interval, quarantine, hooks.before_fetch(config, engine), finisher, spans
-    )
-    curl = curl_transport(config, engine)
+    loop = WorkerLoop(engine, streams, member, config.worker.flush_interval, quarantine, finisher, spans)
+    loop.hook(config, hooks.before, hooks.host)
+    reload = Reload(config, engine, hub, loop, quarantine, finisher, hooks, curl_transport(config, engine))
+    control.on_reload(reload.take)
     telling = asyncio.create_task(Teller(engine, hub, member, control.name).run())
     try:
         control.ready()
@@ -81,8 +83,8 @@ async def run(config: Config, control: Control) -> int:
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
         await asyncio.to_thread(engine.close, ENGINE_CLOSE_SECONDS)
-        if curl is not None:
-            curl.close()
+        if reload.curl is not None:
+            reload.curl.close()
         hooks.close()
         if iggy is not None:
             await iggy.close()
@@ -102,49 +104,6 @@ def _iggy(config: Config, hub: HubConnection, control: Control) -> IggyConnectio
     control.on_reload(iggy.reload)
     iggy.on_connected(lambda connected: control.set_health("broker", *(("ok", None) if connected else ("degraded", iggy.trouble))))
     return iggy
-
-
-def curl_transport(config: Config, engine: Engine) -> CurlTransport | None:
-    """The curl transport on the running loop, where a job type uses it."""
-    if all(kind.transport != "curl" for kind in config.job_types.values()):
-        return None
-    from fetchbox.curl.transport import CurlTransport
-
-    for scheme in curl_support.lacking():
-        log.warning("the libcurl of this pycurl does not know a scheme; its URLs are refused", scheme=scheme)
-    transport = CurlTransport(engine)
-    transport.start()
-    return transport
-
-
-class _Hooks:
-    """The users' code that runs in workers. Nothing of it is imported where nobody has a handler."""
-
-    def __init__(self, config: Config) -> None:
-        self.host: HandlerHost | None = None
-        self.before: dict[str, HandlerSpec] = {}
-        self.finalize: dict[str, HandlerSpec] = {}
-        if all(kind.handler is None for kind in config.job_types.values()):
-            return
-        from fetchbox.handler_host import HandlerHost, specs_defining
-
-        try:
-            self.before = specs_defining("before_fetch", config)
-            self.finalize = specs_defining("finalize_job", config)
-        except HandlerError as error:
-            raise ConfigError.single("job_types", str(error)) from error
-        self.host = HandlerHost()
-
-    def before_fetch(self, config: Config, engine: Engine) -> BeforeFetch | None:
-        if self.host is None or not self.before:
-            return None
-        from fetchbox.worker.before import BeforeFetch
-
-        return BeforeFetch(config, engine, self.before, self.host)
-
-    def close(self) -> None:
-        if self.host is not None:
-            self.host.close()
 
 
 def _time_to_finish(control: Control) -> float:

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fetchbox_model::failure::Code;
@@ -89,14 +89,22 @@ impl Item {
     }
 }
 
-/// The engine's shared state.
-pub struct Core {
+/// What the configuration says of job types, ways and stores; replaced as a whole when it is read again.
+pub struct Settings {
+    /// How often it was read before.
+    pub generation: usize,
     /// Settings by job type.
     pub profiles: Profiles,
     /// Ways around.
     pub proxies: Pools,
     /// Where bodies go.
-    pub stores: Stores,
+    pub stores: Arc<Stores>,
+}
+
+/// The engine's shared state.
+pub struct Core {
+    /// What a reload replaces.
+    pub settings: RwLock<Arc<Settings>>,
     /// What sites say of crawlers.
     pub robots: Sites,
     /// What curl is to fetch.
@@ -139,6 +147,11 @@ pub fn now_ms() -> u64 {
 }
 
 impl Core {
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Time until a task's deadline; `None` when it has none.
     pub fn until_deadline(&self, task: &DownloadTask) -> Option<Duration> {
         (task.deadline_ms > 0).then(|| Duration::from_millis(task.deadline_ms.saturating_sub(self.wall.cautious_ms())))
@@ -149,6 +162,7 @@ impl Core {
         let mut last: Option<(Arc<str>, Arc<str>)> = None;
         let mut items: Vec<Box<Item>> = Vec::with_capacity(submissions.len());
         let now = Instant::now();
+        let settings = self.settings();
         for Submission { task, token, reuse } in submissions {
             if self.closing.load(Ordering::Acquire) {
                 self.done.push(Finished { token, task, attempts: Vec::new(), result: FinishedKind::Dropped }, true);
@@ -175,7 +189,7 @@ impl Core {
                 _ => (Arc::from(name), Arc::from(task.job_id.as_str())),
             };
             last = Some((host.clone(), job.clone()));
-            let profile = self.profiles.of(&task.job_type).clone();
+            let profile = settings.profiles.of(&task.job_type).clone();
             let mut item = Box::new(Item {
                 token,
                 task,
@@ -293,7 +307,7 @@ impl Core {
         let attempts = vec![FailedAttempt { attempt, code: name.to_owned(), message: message.to_owned(), http_status: 0, at_ms: now_ms() }];
         let failed = Failed { code, attempts: attempt, retry_after: None, deadline: self.until_deadline(&task) };
         self.metrics.failed(code);
-        let result = match decide(failed, self.profiles.of(&task.job_type).rules, fastrand::f64()) {
+        let result = match decide(failed, self.settings().profiles.of(&task.job_type).rules, fastrand::f64()) {
             Decision::Again(wait) => {
                 self.metrics.retried(code);
                 let not_before_ms = self.wall.steady_ms().saturating_add(millis(wait));

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use fetchbox_model::failure::Code;
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::api::{EngineError, Finished, Stats, Submission};
 use crate::config::EngineConfig;
-use crate::core::Core;
+use crate::core::{Core, Settings};
 use crate::curl::News;
 use crate::done::Done;
 use crate::fetch::transfer::Memory;
@@ -28,8 +28,8 @@ use crate::profile::Profiles;
 use crate::proxy::Pools;
 use crate::robots::Sites;
 use crate::schedule::Scheduler;
-use crate::store::Stores;
 use crate::store::remote::Cleanups;
+use crate::store::{Stores, is_remote};
 use crate::sync::lock;
 use crate::wall::Wall;
 use crate::window::Leaving;
@@ -89,9 +89,12 @@ impl Engine {
                 Some(Err(error)) => (None, Some(error.to_string())),
             };
         let core = Arc::new(Core {
-            profiles: Profiles::new(&config)?,
-            proxies: Pools::new(&config.proxy_pools)?,
-            stores: Stores::open(&config, store, &cleanups)?,
+            settings: RwLock::new(Arc::new(Settings {
+                generation: 0,
+                profiles: Profiles::new(&config, 0)?,
+                proxies: Pools::new(&config.proxy_pools, 0)?,
+                stores: Arc::new(Stores::open(&config, store, &cleanups)?),
+            })),
             robots: Sites::default(),
             curl: Arc::default(),
             pool: Pool::new(config.concurrency.max(64)),
@@ -115,6 +118,24 @@ impl Engine {
         let telling = core.clone();
         handle.spawn(async move { telling.done.keep_telling().await });
         Ok(Self { core, cleanups, runtime: Some(runtime), unguarded })
+    }
+
+    /// Takes job types, proxy pools and the store's credentials from another configuration. Attempts under way go on with what they began
+    /// with, every later one has the new; after an error all is as before. What a local store is stays as it is, and so do all sizes.
+    pub fn reload(&self, config: &EngineConfig) -> Result<(), EngineError> {
+        let before = self.core.settings();
+        let generation = before.generation + 1;
+        let _entered = self.core.handle.enter();
+        let stores =
+            if is_remote(&config.storage.url) { Arc::new(Stores::open(config, None, &self.cleanups)?) } else { before.stores.clone() };
+        let settings = Settings {
+            generation,
+            profiles: Profiles::new(config, generation)?,
+            proxies: Pools::new(&config.proxy_pools, generation)?,
+            stores,
+        };
+        *self.core.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        Ok(())
     }
 
     /// Queues tasks.
@@ -180,7 +201,7 @@ impl Engine {
         if let Some(flight) = &self.core.flight {
             flight.end();
         }
-        self.core.stores.sweep();
+        self.core.settings().stores.sweep();
     }
 
     /// Why a crash would leave no trace of what was under way although `flight_dir` asked for it.
@@ -195,7 +216,7 @@ impl Engine {
 
     /// Names of the proxy pools of which no endpoint works at the moment.
     pub fn pools_out(&self) -> Vec<String> {
-        self.core.proxies.out(Instant::now())
+        self.core.settings().proxies.out(Instant::now())
     }
 
     /// Digests of the tasks that were under way in more than one death of a worker on this machine. Reads a directory.
@@ -221,12 +242,13 @@ impl Engine {
 
     /// Whether any job type reuses anything.
     pub fn reuses(&self) -> bool {
-        self.core.profiles.all().any(|profile| profile.fetch.reuse)
+        self.core.settings().profiles.all().any(|profile| profile.fetch.reuse)
     }
 
     /// The name under which the object of a task is remembered; `None` where nothing is reused.
     pub fn reuse_key(&self, task: &DownloadTask) -> Option<[u8; KEY_BYTES]> {
-        let profile = self.core.profiles.of(&task.job_type);
+        let settings = self.core.settings();
+        let profile = settings.profiles.of(&task.job_type);
         if profile.fetch.reuse { fetchbox_model::reuse::key(&profile.reuse_scope, task) } else { None }
     }
 

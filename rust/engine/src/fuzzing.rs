@@ -47,7 +47,7 @@ fn profile() -> &'static Profile {
         // Nobody is asked.
         config.fetch.dns_servers = vec!["127.0.0.1".to_owned()];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-        let profiles = runtime.block_on(async { Profiles::new(&config) });
+        let profiles = runtime.block_on(async { Profiles::new(&config, 0) });
         runtime.shutdown_background();
         profiles.ok()
     });

@@ -26,6 +26,9 @@ use crate::net::tls;
 use crate::retry::Rules;
 use crate::schedule::HostLimits;
 
+/// More job types than anybody configures.
+const GENERATION_SHIFT: u32 = 20;
+
 /// What a task of one job type is worked on with.
 pub struct Profile {
     /// Tells connections of different settings apart.
@@ -82,12 +85,14 @@ pub struct Profiles {
 
 impl Profiles {
     /// Works out the settings of every configured job type, and of those that are not.
-    pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+    /// `generation` tells them from those of an earlier configuration.
+    pub fn new(config: &EngineConfig, generation: usize) -> Result<Self, EngineError> {
+        let first = generation << GENERATION_SHIFT;
         let mut resolvers = HashMap::new();
-        let default = Arc::new(profile(0, "", config, &JobTypeConfig::default(), &mut resolvers)?);
+        let default = Arc::new(profile(first, "", config, &JobTypeConfig::default(), &mut resolvers)?);
         let mut named = HashMap::new();
         for (index, (name, job_type)) in config.job_types.iter().enumerate() {
-            let mut own = profile(index + 1, name, config, job_type, &mut resolvers)?;
+            let mut own = profile(first + index + 1, name, config, job_type, &mut resolvers)?;
             if !job_type.fetch.contains_key("limit_rate") {
                 own.pace.clone_from(&default.pace);
             }

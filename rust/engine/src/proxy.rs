@@ -69,7 +69,7 @@ struct Rest {
 }
 
 impl Endpoint {
-    fn parse(pool: &str, config: &ProxyPoolConfig, index: usize, text: &str) -> Result<Self, EngineError> {
+    fn parse(pool: &str, config: &ProxyPoolConfig, (generation, index): (usize, usize), text: &str) -> Result<Self, EngineError> {
         let wrong = |what: &str| EngineError::Config(format!("proxy.pools.{pool}: an endpoint {what}"));
         let url = Url::parse(text).map_err(|_| wrong("is no URL"))?;
         let (scheme, port) = match url.scheme() {
@@ -90,7 +90,7 @@ impl Endpoint {
         Ok(Self {
             pool: pool.to_owned(),
             scheme,
-            tag: format!("{pool}/{index}"),
+            tag: format!("{pool}/{index}/{generation}"),
             label: format!("{}://{host}:{port}", url.scheme()),
             host,
             port,
@@ -142,11 +142,12 @@ struct Pool {
 pub struct Pools(HashMap<String, Pool>);
 
 impl Pools {
-    /// Reads the configuration.
-    pub fn new(config: &BTreeMap<String, ProxyPoolConfig>) -> Result<Self, EngineError> {
+    /// Reads the configuration. `generation` tells its endpoints' connections from those of an earlier one.
+    pub fn new(config: &BTreeMap<String, ProxyPoolConfig>, generation: usize) -> Result<Self, EngineError> {
         let mut pools = HashMap::new();
         for (name, pool) in config {
-            let parsed = pool.endpoints.iter().enumerate().map(|(index, text)| Endpoint::parse(name, pool, index, text).map(Arc::new));
+            let endpoint = |(index, text): (usize, &String)| Endpoint::parse(name, pool, (generation, index), text).map(Arc::new);
+            let parsed = pool.endpoints.iter().enumerate().map(endpoint);
             let endpoints: Result<Vec<_>, _> = parsed.collect();
             if let Some(unknown) = pool.fallbacks.iter().find(|fallback| !config.contains_key(*fallback)) {
                 return Err(EngineError::Config(format!("proxy.pools.{name}: fallback {unknown:?} is not configured")));
@@ -225,7 +226,7 @@ mod tests {
             let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
             (name.to_string(), ProxyPoolConfig { endpoints: own(endpoints), fallbacks: own(fallbacks), ..ProxyPoolConfig::default() })
         });
-        Pools::new(&config.collect()).unwrap()
+        Pools::new(&config.collect(), 0).unwrap()
     }
 
     fn labels(pools: &Pools, primary: &str, now: Instant) -> Vec<String> {
@@ -294,7 +295,7 @@ mod tests {
             BTreeMap::from([("a".to_owned(), ProxyPoolConfig { endpoints: vec![endpoint.to_owned()], ..ProxyPoolConfig::default() })])
         };
         for endpoint in ["ftp://user:secret@h", "user:secret@h:1"] {
-            let error = Pools::new(&config(endpoint)).err().unwrap().to_string();
+            let error = Pools::new(&config(endpoint), 0).err().unwrap().to_string();
             assert!(!error.contains("secret"), "{error}");
         }
         let pools = pools(&[]);

@@ -95,6 +95,11 @@ impl Stores {
     }
 }
 
+/// Whether a store's URL leads beyond this machine's files.
+pub fn is_remote(url: &str) -> bool {
+    !url.starts_with("file:")
+}
+
 fn open_one(
     config: &StorageConfig,
     bucket: Option<&str>,

@@ -13,12 +13,16 @@ use crate::error::HubError;
 use crate::frame::{AcceptReply, AcceptRequest, JobFacts, RateLimit};
 use crate::job::{Counts, JobId, JobRecord, TaskSpan, id_text, parse_id};
 use crate::keys;
+use crate::limit::Of;
 use crate::manifests::Blob;
 use crate::record::Part;
 use crate::reserve::{OWN_KEY, Reserved, check_body};
 use crate::stage::Touched;
 use crate::tell::Said;
 use crate::writer::Writer;
+
+/// Who can do something about a limit.
+pub const ALLOWED: &str = "wait as long as Retry-After says, or ask the operator for more";
 
 impl Writer {
     /// Accepts a job, or answers with the one that an earlier post made.
@@ -49,9 +53,7 @@ impl Writer {
         if self.core.config.broker == Broker::External && self.outbox_bytes >= self.core.config.outbox_max_bytes {
             return Err(HubError::refused("BROKER_UNAVAILABLE", "the broker is away and the outbox is full").after_ms(5000));
         }
-        if let Some(limit) = facts.rate_limit {
-            self.take_token(&facts.tenant, limit)?;
-        }
+        self.check_limits(&facts.tenant, facts.daily_bytes, facts.rate_limit, facts.resource_limit, facts.resource_count)?;
         fail_point!("hub::accept::before");
         let reply = self.create(id, request, key.clone());
         fail_point!("hub::accept::after");
@@ -61,12 +63,26 @@ impl Writer {
         Ok(reply)
     }
 
-    /// A token of the tenant's bucket, or `RATE_LIMITED`.
-    pub(crate) fn take_token(&mut self, tenant: &str, limit: RateLimit) -> Result<(), HubError> {
-        self.limits.take(tenant, limit).map_err(|wait| {
-            let ms = (wait.as_millis() as u64).max(1);
-            HubError::refused("RATE_LIMITED", "this tenant posts more jobs than it may").after_ms(ms)
-        })
+    /// Takes what a job with so many resources costs of the tenant's buckets, or refuses it. What a refused one took is gone.
+    pub(crate) fn check_limits(
+        &mut self,
+        tenant: &str,
+        daily_bytes: u64,
+        jobs: Option<RateLimit>,
+        resources: Option<RateLimit>,
+        count: u32,
+    ) -> Result<(), HubError> {
+        self.check_daily(tenant, daily_bytes)?;
+        let buckets =
+            [(Of::Jobs, jobs, 1, "RATE_LIMITED", "jobs"), (Of::Resources, resources, count, "RATE_LIMITED_RESOURCES", "resources")];
+        for (of, limit, count, code, what) in buckets {
+            let Some(limit) = limit else { continue };
+            self.limits.take(of, tenant, limit, count).map_err(|wait| {
+                let ms = (wait.as_millis() as u64).max(1);
+                HubError::refused(code, format!("this tenant posts more {what} than it may; {ALLOWED}")).after_ms(ms)
+            })?;
+        }
+        Ok(())
     }
 
     fn check(&self, request: &AcceptRequest) -> Result<JobId, HubError> {
@@ -100,7 +116,7 @@ impl Writer {
         let now_ms = self.stage.now_ms;
         let AcceptRequest { mut facts, tasks, log, manifest } = request;
         let reserved = facts.reservation.take();
-        facts.rate_limit = None;
+        (facts.rate_limit, facts.resource_limit, facts.daily_bytes) = (None, None, 0);
         facts.job_id = id_text(&id);
         let answer = reply(&facts, true);
         if std::mem::take(&mut facts.stores_manifest) {

@@ -60,7 +60,8 @@ pub struct Piece {
 
 /// Checks a piece. The cursor is `j` and the job to begin with, `i` and the index entry, or `t` for the sums and tasks.
 pub fn check(core: &Core, order: &Order) -> Result<Piece, HubError> {
-    let shelf = match core.keep.shelf.get() {
+    let known = core.keep.shelf();
+    let shelf = match &known {
         _ if !order.store => None,
         Some(shelf) => Some(shelf.as_ref()),
         None => return Err(HubError::refused("STORAGE_UNAVAILABLE", "this hub knows of no store to check against")),

@@ -76,6 +76,8 @@ struct Link {
 
 struct Shared {
     options: ClientOptions,
+    /// Shown at the next greeting.
+    token: Mutex<Option<String>>,
     link: watch::Sender<Option<Arc<Link>>>,
     /// Why there is no connection; empty while there is one.
     trouble: watch::Sender<String>,
@@ -105,6 +107,7 @@ impl HubClient {
     /// Starts connecting in the background, and reconnects until [`HubClient::close`].
     pub fn start(handle: &tokio::runtime::Handle, options: ClientOptions) -> HubClient {
         let shared = Arc::new(Shared {
+            token: Mutex::new(options.token.clone()),
             options,
             link: watch::Sender::new(None),
             trouble: watch::Sender::new("not connected yet".to_owned()),
@@ -114,6 +117,11 @@ impl HubClient {
         });
         handle.spawn(run(Arc::clone(&shared)));
         HubClient { shared }
+    }
+
+    /// Shows this token from the next connection on; the present one stays.
+    pub fn set_token(&self, token: Option<String>) {
+        *self.shared.token.lock() = token;
     }
 
     /// Whether requests can be sent right now.
@@ -295,7 +303,7 @@ async fn run(shared: Arc<Shared>) {
     let mut backoff = FIRST_BACKOFF;
     loop {
         let connection = tokio::select! {
-            connection = greet(&shared.options) => connection,
+            connection = greet(&shared) => connection,
             _ = closing.wait_for(|closed| *closed) => return,
         };
         match connection {
@@ -327,13 +335,15 @@ async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn greet(options: &ClientOptions) -> Result<(Reader, Writer), String> {
+async fn greet(shared: &Shared) -> Result<(Reader, Writer), String> {
+    let options = &shared.options;
     let halves = connect(options).await?;
     let (limit, silence) = if halves.remote { (GREETING_REMOTE, Some(connect::SILENCE)) } else { (GREETING, None) };
     let (mut reader, mut writer) = halves.frames(MAX_FRAME, MAX_FRAME, silence);
     let silent = format!("the hub did not answer the greeting within {} s", limit.as_secs());
     let exchange = async {
-        let hello = Hello { protocol: PROTOCOL, role: options.role as u32, name: options.name.clone(), token: options.token.clone() };
+        let token = shared.token.lock().clone();
+        let hello = Hello { protocol: PROTOCOL, role: options.role as u32, name: options.name.clone(), token };
         writer.send(encode(0, Op::Hello as u8, &hello)).await.map_err(|error| format!("cannot greet the hub: {error}"))?;
         let frame = match reader.next().await {
             Some(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => return Err(silent.clone()),

@@ -160,7 +160,7 @@ fn doomed(core: &Core, view: &View<'_>, id: &JobId) -> Result<Vec<(String, Strin
     let Ok(record) = JobRecord::decode(raw) else { return Ok(Vec::new()) };
     let outcomes = outcome::newest(view, id).map_err(read_failed)?;
     let tasks = suspects(core, &record, &outcomes).map_err(read_failed)?;
-    Ok(unowned(&core.keep.places, &tasks, &outcomes))
+    Ok(unowned(&core.keep.places(), &tasks, &outcomes))
 }
 
 /// One round: the jobs that are due (all that wait, when `early`), manifests of dead posts, and what crashes left. With a store that fails it ends, and

@@ -58,6 +58,8 @@ impl Offsets {
 pub struct Core {
     pub db: Db,
     pub config: HubConfig,
+    /// What clients must show, when set.
+    pub token: RwLock<Option<String>>,
     pub clock: Arc<dyn Clock>,
     /// Partitions of `jobs.tasks`, as the database was created with.
     pub task_partitions: u32,

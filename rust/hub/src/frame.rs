@@ -176,13 +176,13 @@ impl From<Failure> for HubError {
     }
 }
 
-/// A token bucket: `per_second` jobs in the long run, `burst` at once.
+/// A token bucket: `per_second` jobs or resources in the long run, `burst` at once.
 #[derive(Clone, Copy, PartialEq, Message, Serialize, Deserialize)]
 pub struct RateLimit {
-    /// Jobs per second.
+    /// So many per second.
     #[prost(double, tag = "1")]
     pub per_second: f64,
-    /// Jobs at once; at least one.
+    /// So many at once; at least one.
     #[prost(uint32, tag = "2")]
     #[serde(default)]
     pub burst: u32,
@@ -218,6 +218,18 @@ pub struct ReserveRequest {
     #[prost(bool, tag = "8")]
     #[serde(default)]
     pub stores_manifest: bool,
+    /// How many resources the job will have, where that is known already.
+    #[prost(uint32, tag = "9")]
+    #[serde(default)]
+    pub resources: u32,
+    /// Checked with `rate_limit`.
+    #[prost(message, optional, tag = "10")]
+    #[serde(default)]
+    pub resource_limit: Option<RateLimit>,
+    /// Checked with `rate_limit`; 0 for no limit.
+    #[prost(uint64, tag = "11")]
+    #[serde(default)]
+    pub daily_bytes: u64,
 }
 
 /// The reservation's state.
@@ -316,6 +328,18 @@ pub struct JobFacts {
     #[prost(bool, tag = "13")]
     #[serde(default)]
     pub stores_manifest: bool,
+    /// The tenant's limit on resources, checked like `rate_limit`.
+    #[prost(message, optional, tag = "14")]
+    #[serde(default)]
+    pub resource_limit: Option<RateLimit>,
+    /// Bytes that the tenant may have stored in a day (UTC), checked like `rate_limit`; 0 for no limit.
+    #[prost(uint64, tag = "15")]
+    #[serde(default)]
+    pub daily_bytes: u64,
+    /// What `callback_url` is told of; empty for `job.settled` alone.
+    #[prost(string, repeated, tag = "16")]
+    #[serde(default)]
+    pub callback_events: Vec<String>,
 }
 
 /// Text that JSON may also bring as a number or null.

@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::error::{HubError, HubOpenError};
 use crate::listen::Door;
 use crate::open::{Opened, open};
-use crate::shelf::Shelf;
+use crate::shelf::{Directory, Shelf};
 use crate::writer::Writer;
 use crate::{background, server};
 
@@ -93,8 +93,18 @@ impl Hub {
 
     /// Gives the hub the store that its jobs' objects lie in; a local one it has found itself.
     pub fn keep_store(&self, shelf: Arc<dyn Shelf>) {
-        // The first one stays.
-        let _ = self.core.keep.shelf.set(shelf);
+        self.core.keep.set_shelf(shelf);
+    }
+
+    /// Takes its token and what job types say of the store from another configuration; connections that are up stay. All else stays as it
+    /// was. What is wrong with it, in words: then nothing changes.
+    pub fn reload(&self, config: &HubConfig) -> Result<(), String> {
+        self.core.keep.set_places(&config.keeping)?;
+        if let Some(root) = &self.core.config.store_root {
+            self.core.keep.set_shelf(Arc::new(Directory::new(root.clone(), config.keeping.buckets.clone())));
+        }
+        self.core.token.write().clone_from(&config.token);
+        Ok(())
     }
 
     /// Serves clients until [`Hub::shutdown`]; an error when it cannot listen or when the database failed.

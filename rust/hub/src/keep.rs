@@ -1,11 +1,11 @@
 //! The thread that keeps ledger and store in order, and what it shares with operators who ask for it at once.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::background::Signal;
 use crate::collect::{self, Collected, Places};
@@ -29,9 +29,9 @@ pub struct Keep {
     /// Wakes and ends the thread.
     pub signal: Signal,
     /// Where objects lie.
-    pub places: Places,
+    places: RwLock<Arc<Places>>,
     /// The store, once it is known.
-    pub shelf: OnceLock<Arc<dyn Shelf>>,
+    shelf: RwLock<Option<Arc<dyn Shelf>>>,
     /// Resources put back.
     pub swept: Counter,
     /// Lost resources of the last sweep that could not be put back.
@@ -46,7 +46,28 @@ pub struct Keep {
 impl Keep {
     /// For a configuration; what is wrong with it, in words.
     pub fn new(keeping: &Keeping) -> Result<Self, String> {
-        Ok(Self { places: Places::new(keeping)?, ..Self::default() })
+        Ok(Self { places: RwLock::new(Arc::new(Places::new(keeping)?)), ..Self::default() })
+    }
+
+    /// Where objects lie.
+    pub fn places(&self) -> Arc<Places> {
+        self.places.read().clone()
+    }
+
+    /// The store, once it is known.
+    pub fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        self.shelf.read().clone()
+    }
+
+    /// From now on it is this one.
+    pub fn set_shelf(&self, shelf: Arc<dyn Shelf>) {
+        *self.shelf.write() = Some(shelf);
+    }
+
+    /// Objects lie where this says from now on; what is wrong with it, in words.
+    pub fn set_places(&self, keeping: &Keeping) -> Result<(), String> {
+        *self.places.write() = Arc::new(Places::new(keeping)?);
+        Ok(())
     }
 
     /// Notes how a round of the collector went.
@@ -89,9 +110,9 @@ pub fn sweep(core: &Core, quiet_ms: u64) -> Result<Swept, HubError> {
 
 /// Collects at once; what waits is not waited for when `early`.
 pub fn collect(core: &Core, early: bool) -> Result<Collected, HubError> {
-    let shelf = core.keep.shelf.get().ok_or_else(|| HubError::refused("STORAGE_UNAVAILABLE", "this hub knows of no store"))?;
+    let shelf = core.keep.shelf().ok_or_else(|| HubError::refused("STORAGE_UNAVAILABLE", "this hub knows of no store"))?;
     let _one = core.keep.round.lock();
-    collect::round(core, shelf, early)
+    collect::round(core, &shelf, early)
 }
 
 /// Sweeps and collects until told to end.
@@ -107,7 +128,7 @@ pub fn run(core: &Arc<Core>) {
         if sweeps.is_due(now) {
             let _ = sweep(core, (keeping.sweep_after * 1000.0) as u64);
         }
-        if core.keep.shelf.get().is_some() && rounds.is_due(now) {
+        if core.keep.shelf().is_some() && rounds.is_due(now) {
             let _ = collect(core, false);
         }
     }

@@ -83,6 +83,26 @@ pub fn reservation(tenant: &str, job_type: &str, key: &str) -> Bytes {
     bytes.freeze()
 }
 
+/// What a tenant had stored on a day, counted from 1970.
+pub fn usage(day: u64, tenant: &str) -> Bytes {
+    let mut key = BytesMut::with_capacity(9 + tenant.len());
+    key.put_u8(b'u');
+    key.put_u64(day);
+    key.put_slice(tenant.as_bytes());
+    key.freeze()
+}
+
+/// All of the days before one, end exclusive.
+pub fn usage_until(day: u64) -> (Bytes, Bytes) {
+    (usage(0, ""), usage(day, ""))
+}
+
+/// Day and tenant of a [`usage`] key.
+pub fn parse_usage(key: &[u8]) -> Option<(u64, String)> {
+    let (head, tenant) = key.split_at_checked(9)?;
+    (head[0] == b'u').then(|| (number(Some(&head[1..])), String::from_utf8_lossy(tenant).into_owned()))
+}
+
 /// A job that the collector is to look at when it is due. In order of that time.
 pub fn collect(due_ms: u64, id: &JobId) -> Bytes {
     let mut key = BytesMut::with_capacity(25);

@@ -75,6 +75,7 @@ mod upkeep;
 #[cfg(test)]
 mod upkeep_tests;
 mod uploads;
+mod usage;
 mod writer;
 
 pub use client::{ClientOptions, HubClient, Push};

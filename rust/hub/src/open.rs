@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::record;
 use crate::shelf::Directory;
 use crate::upkeep::{parse_outbox_state, parse_totals};
+use crate::usage::Usage;
 use crate::writer::{Command, Start};
 
 /// Commands waiting for the writer; callers beyond that wait.
@@ -131,12 +132,13 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
     let last = db.range(Space::Manifests, &head.to_be_bytes(), &[0xff; 9]).next_back().transpose().map_err(failed)?;
     let manifest_next = last.map_or(head, |(key, _)| keys::number(Some(&key)) + 1);
 
+    let usage = Usage::open(&db).map_err(failed)?;
     let remembered = crate::reuse::count(&db).map_err(failed)?;
     let keep = Keep::new(&config.keeping).map_err(HubOpenError::Config)?;
     if let Some(root) = &config.store_root {
-        // The first to set it; there is no other.
-        let _ = keep.shelf.set(Arc::new(Directory::new(root.clone(), config.keeping.buckets.clone())));
+        keep.set_shelf(Arc::new(Directory::new(root.clone(), config.keeping.buckets.clone())));
     }
+    let token = RwLock::new(config.token.clone());
     let (commands, queue) = mpsc::channel(COMMANDS);
     let (closed, gone) = std::sync::mpsc::sync_channel(0);
     let core = Core {
@@ -170,11 +172,18 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         told: Default::default(),
         commands,
         db,
+        token,
         config,
         _closed: closed,
     };
     *core.metrics.totals.lock() = totals;
-    Ok(Opened { core: Arc::new(core), start: Start { sequence, totals, manifest_next, outbox, recent, side }, commands: queue, gone, lock })
+    Ok(Opened {
+        core: Arc::new(core),
+        start: Start { sequence, totals, usage, manifest_next, outbox, recent, side },
+        commands: queue,
+        gone,
+        lock,
+    })
 }
 
 fn lock(directory: &Path) -> Result<File, HubOpenError> {

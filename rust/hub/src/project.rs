@@ -108,6 +108,7 @@ impl Writer {
             job.record.started = true;
             job.changed = true;
         }
+        let stored_before = totals.bytes_stored;
         let (mut again, mut late, mut dead, mut reusable) = (Vec::new(), false, Vec::new(), Vec::new());
         for raw in status.outcomes {
             let Ok(part) = OutcomePart::decode(raw.clone()) else {
@@ -154,7 +155,11 @@ impl Writer {
         }
         let open = job.record.counted_by_id && !closed;
         let finished = job.changed && job.record.counts.pending() == 0 && job.record.finished_ms == 0 && !open;
+        let stored = totals.bytes_stored.saturating_sub(stored_before);
         self.totals = totals;
+        if let Some(job) = self.stage.jobs.get(&id) {
+            self.usage.add(&job.record.facts.tenant, stored);
+        }
         self.stage.dead(&id, dead);
         for raw in reusable {
             self.remember(&id, &raw);

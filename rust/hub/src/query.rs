@@ -138,7 +138,8 @@ fn finished(core: &Core, asked: &Finished) -> Result<Value, HubError> {
         };
         // One that was replayed meanwhile is told of when it is settled again.
         if job.is_over() && (!job.facts.callback_url.is_empty() || asked.job_types.contains(&job.facts.job_type)) {
-            jobs.push(json!({"callback_url": text(&job.facts.callback_url), "job": job_json(&job)}));
+            let (url, events) = (text(&job.facts.callback_url), &job.facts.callback_events);
+            jobs.push(json!({"callback_url": url, "callback_events": events, "job": job_json(&job)}));
         }
     }
     Ok(json!({ "jobs": jobs }))

@@ -47,8 +47,8 @@ pub fn job(core: &Core, request: RebuildRequest) -> Result<RebuildReply, HubErro
     if core.db.get(Space::Jobs, &id).map_err(read_failed)?.is_some() {
         return Ok(RebuildReply::default());
     }
-    let shelf = core.keep.shelf.get().ok_or_else(|| HubError::Unavailable("the hub has no store".into()))?;
-    let outcomes = found(core, shelf, &accept, digests)?;
+    let shelf = core.keep.shelf().ok_or_else(|| HubError::Unavailable("the hub has no store".into()))?;
+    let outcomes = found(core, &shelf, &accept, digests)?;
     core.ask(|reply| Command::Rebuild { request: Box::new(accept), outcomes, reply })
 }
 
@@ -60,7 +60,7 @@ fn found(core: &Core, shelf: &Arc<dyn Shelf>, accept: &AcceptRequest, digests: b
         let tasks =
             batch::decode::<DownloadTask>(&part.bytes).map_err(|error| HubError::Invalid(format!("the tasks cannot be read: {error}")))?;
         for task in tasks.into_iter().flatten() {
-            let url = core.keep.places.own(&task).and_then(|(bucket, key)| shelf.url(&bucket, &key));
+            let url = core.keep.places().own(&task).and_then(|(bucket, key)| shelf.url(&bucket, &key));
             placed.extend(url.map(|url| (task, url)));
         }
     }
@@ -144,7 +144,7 @@ impl Writer {
             status.extend(JobStatus { outcomes, ..Default::default() }.encode_to_vec());
             let part = StatusPart::decode(&status[..]).map_err(|error| HubError::Invalid(error.to_string()))?;
             self.publish_one(Topic::Status, &reply.job_id, |out| out.extend_from_slice(&status));
-            self.project(part)?;
+            self.uncounted(|writer| writer.project(part))?;
         }
         Ok(RebuildReply { created: true, stored, pending: reply.resource_count - stored })
     }
@@ -152,9 +152,7 @@ impl Writer {
     /// How many resources statuses settle that were not.
     pub(crate) fn restate(&mut self, statuses: Vec<StatusPart>) -> Result<u64, HubError> {
         let pending = self.totals.pending();
-        for status in statuses {
-            self.project(status)?;
-        }
+        self.uncounted(|writer| statuses.into_iter().try_for_each(|status| writer.project(status)))?;
         Ok(pending.saturating_sub(self.totals.pending()))
     }
 }

@@ -1,8 +1,8 @@
 //! Hides what in a URL is a secret.
 
 const HIDDEN: &str = "REDACTED";
-/// Query parameters whose values are secrets, lower case.
-const SECRET: [&str; 24] = [
+/// Query parameters whose values are secrets, lower case. The logs' list in python/fetchbox/telemetry.py is the same; a test compares them.
+const SECRET: [&str; 43] = [
     "x-amz-signature",
     "x-amz-credential",
     "x-amz-security-token",
@@ -27,6 +27,25 @@ const SECRET: [&str; 24] = [
     "secret",
     "client_secret",
     "jwt",
+    "policy",
+    "key-pair-id",
+    "credential",
+    "googleaccessid",
+    "ossaccesskeyid",
+    "x-oss-signature",
+    "x-oss-credential",
+    "x-oss-security-token",
+    "x-cos-security-token",
+    "q-signature",
+    "q-ak",
+    "sign",
+    "hmac",
+    "hdnea",
+    "hdnts",
+    "refresh_token",
+    "session",
+    "sessionid",
+    "session_id",
 ];
 
 /// The URL with the values of secret parameters and any user information replaced.

@@ -116,9 +116,7 @@ impl Writer {
             }
             None => {
                 self.core.check_store_space()?;
-                if let Some(limit) = request.rate_limit {
-                    self.take_token(&request.tenant, limit)?;
-                }
+                self.check_limits(&request.tenant, request.daily_bytes, request.rate_limit, request.resource_limit, request.resources)?;
                 let created_ms = self.stage.now_ms;
                 let fresh = Reserved { job: proposed.to_vec(), body_sha256: request.body_sha256.clone(), accepted: false, created_ms };
                 fail_point!("hub::reserve::before");

@@ -182,7 +182,7 @@ fn greeting(core: &Core, frame: Bytes) -> Result<Role, HubError> {
     if hello.protocol != PROTOCOL {
         return Err(HubError::Invalid(format!("the hub speaks protocol {PROTOCOL}, the client {}: update one of them", hello.protocol)));
     }
-    if let Some(token) = &core.config.token
+    if let Some(token) = core.token.read().as_deref()
         && !same(token.as_bytes(), hello.token.unwrap_or_default().as_bytes())
     {
         return Err(HubError::refused(

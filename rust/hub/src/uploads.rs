@@ -93,7 +93,7 @@ fn owner(core: &Core, id: &JobId) -> Result<Owner, DbError> {
             let messages = batch::unpack(&part.bytes).map_err(|error| DbError(format!("a batch of tasks cannot be read: {error}")))?;
             for task in messages.into_iter().filter_map(|message| DownloadTask::decode(message).ok()) {
                 if task.job_id == record.facts.job_id
-                    && let Some((_, key)) = core.keep.places.own(&task)
+                    && let Some((_, key)) = core.keep.places().own(&task)
                 {
                     let keys = if record.is_settled(task.resource_index) { &mut settled } else { &mut pending };
                     keys.insert(key.into());

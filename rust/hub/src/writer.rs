@@ -36,6 +36,7 @@ use crate::reserve::Owners;
 use crate::stage::{Stage, Touched};
 use crate::sweep::Returned;
 use crate::tell::{self, Said};
+use crate::usage::Usage;
 
 /// A group takes at most this many commands and, once above, no more bytes.
 const GROUP_COMMANDS: usize = 2048;
@@ -192,6 +193,7 @@ pub struct Writer {
     pub(crate) stage: Stage,
     pub(crate) owners: Owners,
     pub(crate) limits: Limits,
+    pub(crate) usage: Usage,
     /// Jobs whose objects are being removed: not to be replayed.
     pub(crate) collecting: HashSet<JobId>,
     pub(crate) totals: Counts,
@@ -219,6 +221,7 @@ pub struct Writer {
 pub struct Start {
     pub sequence: u64,
     pub totals: Counts,
+    pub usage: Usage,
     pub manifest_next: u64,
     pub outbox: (u64, u64, u64),
     pub recent: Recent,
@@ -235,6 +238,7 @@ impl Writer {
             stage: Stage::default(),
             owners: Owners::default(),
             limits: Limits::default(),
+            usage: start.usage,
             collecting: HashSet::new(),
             totals: start.totals,
             manifest_next: start.manifest_next,
@@ -280,6 +284,7 @@ impl Writer {
             if self.totals != totals {
                 self.stage.put(Space::Meta, keys::TOTALS, self.totals.encode_to_vec());
             }
+            self.note_usage();
             last = self.stage.jobs.len();
             let result = self.commit();
             for done in self.done.drain(..) {

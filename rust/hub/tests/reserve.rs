@@ -15,9 +15,7 @@ fn request(job_id: &str, body: &str) -> ReserveRequest {
         key: "k".into(),
         body_sha256: body.into(),
         job_id: job_id.into(),
-        rate_limit: None,
-        wait_ms: 0,
-        stores_manifest: false,
+        ..Default::default()
     }
 }
 

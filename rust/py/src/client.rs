@@ -94,6 +94,10 @@ impl HubClient {
         self.queue.take().into_iter().map(|(token, result)| Ok((token, result_object(py, result)?))).collect()
     }
 
+    fn set_token(&self, token: Option<String>) {
+        self.client.set_token(token);
+    }
+
     fn connected(&self) -> bool {
         self.client.connected()
     }

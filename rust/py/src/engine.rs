@@ -344,6 +344,13 @@ impl Engine {
         self.with(py, |engine| engine.cancel(job_id))
     }
 
+    fn reload(&self, py: Python<'_>, options: &[u8]) -> PyResult<()> {
+        let config: EngineConfig =
+            serde_json::from_slice(options).map_err(|error| CoreError::new("config", "engine", error.to_string()))?;
+        self.with(py, |engine| engine.reload(&config))?.map_err(engine_error)?;
+        Ok(())
+    }
+
     fn begin_close(&self, py: Python<'_>) -> PyResult<()> {
         self.closing.store(true, Ordering::Relaxed);
         self.backlog.fetch_sub(lock(&self.hooks).clear(), Ordering::Relaxed);

@@ -45,6 +45,29 @@ impl Hub {
         Ok(Self { guard: Guard::new(), running: Mutex::new(Some(running)) })
     }
 
+    #[pyo3(signature = (options, storage = None))]
+    fn reload(&self, py: Python<'_>, options: &[u8], storage: Option<&[u8]>) -> PyResult<()> {
+        self.guard.check("Hub")?;
+        let config: HubConfig = serde_json::from_slice(options).map_err(|error| CoreError::new("config", "hub", error.to_string()))?;
+        let storage: Option<StoreOptions> =
+            storage.map(serde_json::from_slice).transpose().map_err(|error| CoreError::new("config", "storage", error.to_string()))?;
+        py.detach(|| {
+            let mut running = lock(&self.running);
+            let Some(running) = running.as_mut() else { return Ok(()) };
+            let store = storage.as_ref().map(Remote::open).transpose().map_err(engine_error)?;
+            running.hub.reload(&config).map_err(|error| CoreError::new("config", "hub", error))?;
+            if let Some(store) = store {
+                running.hub.keep_store(Arc::clone(&store) as Arc<dyn Shelf>);
+                // The round that is under way fails, and is made again later.
+                if let Some(old) = running.store.replace(store) {
+                    old.close();
+                }
+            }
+            Ok::<(), CoreError>(())
+        })?;
+        Ok(())
+    }
+
     fn metrics(&self, py: Python<'_>) -> PyResult<String> {
         self.guard.check("Hub")?;
         let hub = lock(&self.running).as_ref().map(|running| Arc::clone(&running.hub));

@@ -29,6 +29,7 @@ use crate::redirect::{is_redirect, next_hop, same_origin};
 use crate::resume::{Answer, RangeRequest, judge, plan};
 use crate::retry::parse_retry_after;
 use crate::robots::{product, tagged};
+use crate::store::Stores;
 use crate::verify::Hint;
 
 /// What one attempt works with.
@@ -71,6 +72,9 @@ pub async fn run(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
 }
 
 async fn attempt(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mut Timer, answered: impl Fn()) -> Result<Kept, Failure> {
+    let settings = core.settings();
+    // Credentials may have been renewed while it waited.
+    item.profile = settings.profiles.of(&item.task.job_type).clone();
     let profile = item.profile.clone();
     let url = item.url.clone();
     check_first(&url, &profile)?;
@@ -80,12 +84,12 @@ async fn attempt(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
     // Parsing normalises; without a redirect the task's own spelling is the one that people look for.
     learned.final_url = item.task.url.clone();
     let mut headers = Headers::of(&item.task, &profile)?;
-    let route = core.proxies.route(item.task.proxy_hint.as_ref(), &profile.proxy, Instant::now())?;
+    let route = settings.proxies.route(item.task.proxy_hint.as_ref(), &profile.proxy, Instant::now())?;
     let patience = Patience::new(limits(core, item, &profile), timer);
     let mut attempt = Attempt { core, profile, learned, patience, route, expected_size: expected_size(item) };
     let mut transfer = match item.transfer.take() {
         Some(transfer) => transfer,
-        None => destination(core, item)?,
+        None => destination(&settings.stores, item)?,
     };
     let mut range = if headers.has_range { None } else { plan(&transfer.partial) };
     if range.is_none() && transfer.partial.received > 0 {
@@ -149,7 +153,7 @@ async fn attempt(core: &Core, item: &mut Item, learned: &mut Learned, timer: &mu
                     body::discard(&mut attempt, response).await;
                     continue;
                 }
-                Answer::Failure => item.transfer = Some(std::mem::replace(&mut transfer, destination(core, item)?)),
+                Answer::Failure => item.transfer = Some(std::mem::replace(&mut transfer, destination(&settings.stores, item)?)),
             }
         }
         if let Some(reason) = attempt.profile.filter.status(status) {
@@ -200,7 +204,7 @@ pub fn expected_size(item: &Item) -> Option<u64> {
 }
 
 /// Where the task's object goes.
-pub fn destination(core: &Core, item: &Item) -> Result<Transfer, Failure> {
+pub fn destination(stores: &Stores, item: &Item) -> Result<Transfer, Failure> {
     let (task, profile) = (&item.task, &item.profile);
     let bad = |error: fetchbox_model::key::KeyError| Failure::new(Code::ValidationBadKey, error.to_string());
     let mut key = ObjectKey::of_task(task, &profile.template).map_err(bad)?;
@@ -209,7 +213,7 @@ pub fn destination(core: &Core, item: &Item) -> Result<Transfer, Failure> {
         key = key.under(&profile.key_prefix).map_err(bad)?;
     }
     let bucket = hint.map(|hint| hint.bucket.as_str()).filter(|bucket| !bucket.is_empty()).unwrap_or(&profile.bucket);
-    let store = core.stores.of_bucket(bucket)?.clone();
+    let store = stores.of_bucket(bucket)?.clone();
     let checksum = task.attributes.as_ref().map(|attributes| attributes.checksum_hint.as_str()).filter(|text| !text.is_empty());
     let checksum = match checksum {
         Some(text) => Some(

@@ -59,7 +59,7 @@ pub fn is_unasked(item: &Item) -> bool {
 /// Reuses the object without asking; `None` when it is not there any more, and then nothing is remembered of it either.
 pub async fn unasked(core: &Core, item: &mut Item, learned: &mut Learned) -> Result<Option<Kept>, Failure> {
     let Some(known) = known(item).cloned() else { return Ok(None) };
-    let mut transfer = destination(core, item)?;
+    let mut transfer = destination(&core.settings().stores, item)?;
     let kept = transfer.adopt(&known, How::Trusted).await;
     if kept.is_some() {
         learned.final_url.clone_from(&known.final_url);

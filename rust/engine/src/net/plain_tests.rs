@@ -164,7 +164,7 @@ async fn sent(text: Option<Vec<u8>>, request: Request<Empty<Bytes>>) -> String {
 
 #[tokio::test]
 async fn a_request_is_put_as_hyper_puts_it() {
-    let profiles = Profiles::new(&EngineConfig::default()).unwrap();
+    let profiles = Profiles::new(&EngineConfig::default(), 0).unwrap();
     let profile = profiles.of("any");
     let header = |name: &str, value: &str| HttpHeader { name: name.into(), value: value.into() };
     let tasks = [vec![], vec![header("x-a", "1"), header("cookie", "b=c; d"), header("x-a", "\u{e9} 2"), header("user-agent", "me")]];

@@ -75,3 +75,39 @@ fn close_ends_everything_in_time_and_leaves_no_file() {
     assert!(started.elapsed() < Duration::from_secs(3));
     assert!(fetcher.files().is_empty(), "{:?}", fetcher.files().keys());
 }
+
+#[test]
+fn a_reload_holds_for_attempts_that_begin_after_it_also_of_tasks_that_wait() {
+    let origin = Origin::always([vec![Step::Pause(Duration::from_millis(200))], ok(b"x")].concat());
+    let with = |password: &str| {
+        let auth = serde_json::json!({"auth": {"type": "basic", "username": "ann", "password": password}});
+        serde_json::from_value::<fetchbox_engine::JobTypeConfig>(auth).unwrap()
+    };
+    let mut config = None;
+    let mut fetcher = Fetcher::new(|own| {
+        own.fetch.per_host_concurrency = 1;
+        own.job_types.insert("guarded".into(), with("old"));
+        config = Some(own.clone());
+    });
+    for n in 0..2 {
+        let mut task = task(&origin.url("/"));
+        (task.job_type, task.resource_id) = ("guarded".into(), n.to_string());
+        fetcher.submit(task);
+    }
+    let until = Instant::now() + Duration::from_secs(10);
+    while origin.requests().is_empty() {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    let mut changed = config.unwrap();
+    changed.job_types.insert("guarded".into(), with("new"));
+    fetcher.engine().reload(&changed).unwrap();
+    fetcher.drain(2).into_iter().for_each(|finished| assert_stored(&outcome(finished)));
+    let requests = origin.requests();
+    let sent = |password: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("ann:{password}"));
+    assert!(requests[0].contains(&sent("old")) && requests[1].contains(&sent("new")), "{requests:?}");
+    // What cannot be used changes nothing.
+    changed.proxy_pools.insert("p".into(), serde_json::from_value(serde_json::json!({"endpoints": ["nonsense"]})).unwrap());
+    assert!(fetcher.engine().reload(&changed).is_err());
+    assert_stored(&fetcher.get(&origin.url("/")));
+}

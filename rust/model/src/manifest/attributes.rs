@@ -8,11 +8,14 @@ use serde_json::value::RawValue;
 
 use super::check;
 use super::fault::Faults;
-use super::shape::{As, Report, Seen, Shape, Text, Walk, next_name};
+use super::shape::{As, Report, Seen, Shape, Text, TextList, Walk, next_name};
 use crate::failure::Code;
 
 /// Longest tenant, crawl id or priority, in bytes.
 const MAX_NAME_BYTES: usize = 256;
+
+/// What a receiver may be told of.
+const CALLBACK_EVENTS: [&str; 2] = ["job.settled", "resource.failed"];
 
 /// The attributes that FetchBox knows; others are kept in `raw`.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +30,8 @@ pub struct Attributes<'a> {
     pub priority: Option<Priority>,
     /// Told when the job is settled.
     pub callback_url: Option<Cow<'a, str>>,
+    /// What it is told of, of [`CALLBACK_EVENTS`]; empty for what it is told of unasked, that the job is settled.
+    pub callback_events: Vec<Cow<'a, str>>,
     /// Unix milliseconds after which no task is begun.
     pub deadline_ms: Option<u64>,
 }
@@ -66,6 +71,13 @@ impl<'de> Shape<'de> for AttributesShape<'_, '_> {
                     if let Some(Err((code, message))) = out.callback_url.as_deref().map(|url| check::url(url, &[])) {
                         faults.add(code, message);
                     }
+                }
+                "callback_events" if fresh => {
+                    out.callback_events = map.next_value_seed(As(TextList(faults)))?;
+                    if out.callback_events.iter().any(|event| !CALLBACK_EVENTS.contains(&&**event)) {
+                        faults.add(Code::ValidationBadValue, format!("there are the events {}", CALLBACK_EVENTS.join(" and ")));
+                    }
+                    out.callback_events.dedup();
                 }
                 "priority" if fresh => {
                     out.priority = match map.next_value_seed(As(Scalar(faults)))? {

@@ -148,6 +148,9 @@ pub struct Facts {
     pub priority: Option<Priority>,
     /// Of the attributes.
     pub callback_url: Option<String>,
+    /// Of the attributes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub callback_events: Vec<String>,
     /// Of the attributes, in Unix milliseconds.
     pub deadline_ms: Option<u64>,
 }
@@ -227,6 +230,7 @@ fn pack(resources: &[Resource<'_>], attributes: &Attributes<'_>, context: &Compi
         crawl_id: attributes.crawl_id.as_deref().map(str::to_owned),
         priority: attributes.priority.clone(),
         callback_url: attributes.callback_url.as_deref().map(str::to_owned),
+        callback_events: attributes.callback_events.iter().map(|event| event.clone().into_owned()).collect(),
         deadline_ms: attributes.deadline_ms,
     };
     Compiled { resource_count: resources.len() as u32, batches, facts }

@@ -30,7 +30,7 @@ fn tasks(compiled: &Compiled) -> Vec<DownloadTask> {
 fn a_task_carries_all_it_needs() {
     let body = r#"{"manifest_version":"v1","metadata":{},"resources":[
         {"url":"http://h/a","headers":{"Referer":"r","X-Own":"1"},"tags":{"checksum_hint":"MD5:00112233445566778899AABBCCDDEEFF","content_type":"image/png"},"key":"k/1"},
-        {"url":"http://i/b","id":"x"}],"attributes":{"deadline":1700000000000,"callback_url":"https://c/","priority":3,"crawl_id":"cr","tenant":"acme"}}"#;
+        {"url":"http://i/b","id":"x"}],"attributes":{"deadline":1700000000000,"callback_url":"https://c/","callback_events":["resource.failed"],"priority":3,"crawl_id":"cr","tenant":"acme"}}"#;
     let extra = r#","proxy":{"primary":"p","fallbacks":["q"]},"storage":{"bucket":"b","key_prefix":"pre","key":null,"metadata":{"m":"1"}},
         "default_headers":{"X-Own":"default","User-Agent":"ua"}"#;
     let manifest = parse(body.as_bytes(), &limits()).unwrap();
@@ -56,7 +56,7 @@ fn a_task_carries_all_it_needs() {
     let facts = serde_json::to_string(&compiled.facts).unwrap();
     let expected = concat!(
         r#"{"resource_count":2,"hosts":2,"tenant":"acme","crawl_id":"cr","priority":3,"#,
-        r#""callback_url":"https://c/","deadline_ms":1700000000000}"#
+        r#""callback_url":"https://c/","callback_events":["resource.failed"],"deadline_ms":1700000000000}"#
     );
     assert_eq!(facts, expected);
 }
