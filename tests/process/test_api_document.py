@@ -64,6 +64,8 @@ def test_the_service_does_what_its_document_says(service: Service, tmp_path: Pat
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"),
             # What a schema allows may still be refused with a documented 400: a cursor of another list, a pool that is not configured.
             *("--exclude-checks", "positive_data_acceptance"),
+            # Its only proxy is away, so it says 503, as documented; any 5xx counts as a fault there. test_api_random.py asks it.
+            *("--exclude-path", "/operators/health"),
             *("--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES), "--seed", "8"),
             *("--generation-deterministic", "--request-timeout", "20", "--no-color"),
             *("-H", f"Authorization: Bearer {TOKEN}", "-H", f"X-Fetchbox-Operator-Token: {OPERATOR}"),
