@@ -22,7 +22,7 @@ from tests.process.service import Service
 
 REQUESTS: Final = int(os.environ.get("FETCHBOX_TEST_REQUESTS", "600"))
 HEADERS: Final = {"x-fetchbox-operator-token": "op"}
-PATHS: Final = [*document()["paths"], "/", "/metrics", "/jobs/", "//jobs", "/operators", "/nonsense"]
+PATHS: Final = [*document()["paths"], "/metrics", "/jobs/", "/operators", "/nonsense"]
 OPERATIONS: Final = [(method.upper(), path) for path, item in document()["paths"].items() for method in item] + [("POST", "/jobs")] * 5
 METHODS: Final = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"]
 NAMES: Final = ["limit", "cursor", "state", "status", "tenant", "since", "since_offset", "job", "code", "host", "id", "by", "replayed", "x"]
