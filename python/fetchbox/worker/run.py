@@ -50,7 +50,8 @@ async def run(config: Config, control: Control) -> int:
     except HandlerError as error:
         raise ConfigError.single("job_types", str(error)) from error
     try:
-        engine = Engine(orjson.dumps(engine_options(config)))
+        # A record for every file would be most of what a job's log holds.
+        engine = Engine(orjson.dumps(engine_options(config)), log_stored=config.telemetry.log_level == "debug")
     except CoreError as error:
         raise _startup_error(error) from error
     hub = HubConnection(config, "worker", on_cancelled=engine.cancel)
