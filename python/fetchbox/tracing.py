@@ -11,6 +11,8 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import structlog
+
 from fetchbox.config import Config
 from fetchbox.errors import ConfigError
 from fetchbox.telemetry import redact_text
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from fetchbox._core import Outcome
+
+log = structlog.get_logger("fetchbox.tracing")
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 EXPORT_SECONDS = 5
@@ -31,7 +35,7 @@ STEPS = ("dns", "connect", "tls", "first_byte", "body", "store")
 
 
 def traces(config: Config, process: str) -> Traces | None:
-    """The exporter of this process; None where no endpoint is named. Raises ConfigError when the extra is not installed."""
+    """The exporter of this process; None where no endpoint is named. ConfigError when ours is named and the extra is missing."""
     endpoint = config.telemetry.otlp_endpoint
     if endpoint is None and not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
         return None
@@ -44,6 +48,10 @@ def traces(config: Config, process: str) -> Traces | None:
         import opentelemetry.exporter.otlp.proto.http.trace_exporter
         import opentelemetry.sdk.trace.export  # noqa: F401
     except ImportError as error:
+        if endpoint is None:
+            # The variables are often there for everybody on a machine: no reason not to start.
+            log.warning("no traces, although OTEL_* variables name an endpoint: pip install 'fetchbox[otel]'")
+            return None
         raise ConfigError.single("telemetry.otlp_endpoint", "needs OpenTelemetry: pip install 'fetchbox[otel]'") from error
     return Traces(endpoint, process)
 
