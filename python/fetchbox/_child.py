@@ -26,7 +26,7 @@ from fetchbox.errors import ConfigError, FetchboxError
 log = structlog.get_logger("fetchbox.child")
 
 ROLES = {"api": "fetchbox.api", "hub": "fetchbox.hub", "worker": "fetchbox.worker", "quarantine": "fetchbox.worker.apart"}
-UVLOOP_ROLES = frozenset({"api", "worker", "quarantine"})
+UVLOOP_ROLES = frozenset({"hub", "api", "worker", "quarantine"})
 START_TIMEOUT = 30.0
 """Seconds for the start order, which the supervisor writes right after the exec."""
 ORPHAN_TIMEOUT = 5.0

@@ -105,6 +105,8 @@ class IggyLink:
 
     async def client(self) -> IggyClient:
         """The connected client."""
+        if self._client is not None:
+            return self._client
         async with self._connecting:
             if self._client is None:
                 client = self._make()
@@ -176,7 +178,7 @@ class IggyLink:
 
         base: int | None = None
         for part in _split(messages):
-            sent = [SendMessage(message) for message in part]
+            sent = list(map(SendMessage, part))
             response = await self.call(lambda client, sent=sent: client.send_messages(STREAM, topic, partition, sent))  # type: ignore[misc]
             if base is None and response.confirmations:
                 base = response.confirmations[0].base_offset
@@ -228,6 +230,8 @@ def _runs(partition: int, received: Sequence[ReceiveMessage]) -> list[Polled]:
 
 
 def _split(messages: list[bytes]) -> list[list[bytes]]:
+    if sum(map(len, messages)) <= SEND_BYTES:
+        return [messages] if messages else []
     parts: list[list[bytes]] = [[]]
     size = 0
     for message in messages:

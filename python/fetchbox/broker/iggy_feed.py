@@ -15,7 +15,7 @@ import structlog
 from fetchbox._core import partition_tasks
 from fetchbox.broker.hub import HubConnection
 from fetchbox.broker.iggy import IggyLink, Polled, endpoint
-from fetchbox.broker.topics import LOGS, RETRY, RETRY_SECONDS, STATUS, TASKS, WORKERS
+from fetchbox.broker.topics import LOGS, MOVER, RETRY, RETRY_SECONDS, STATUS, TASKS, WORKERS
 from fetchbox.config import Config
 from fetchbox.errors import Refused, Unavailable
 
@@ -26,6 +26,10 @@ OUTBOX_BYTES = 4 << 20
 OUTBOX_WAIT_MS = 10_000
 READ_MESSAGES = 2000
 IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05)
+REST_SHARE, REST_MOST = 3.0, 0.2
+"""After reading it rests so many times as long as it took, and seconds at most: at a high rate each call and each commit takes more."""
+LOGS_SECONDS = 0.1
+"""How often logs are looked for. Nobody counts by them."""
 RETRY_LOOK_SECONDS = 1.0
 """How often the tiers are looked at; the shortest delay is 15 s."""
 AGAIN_FIRST, AGAIN_MOST = 0.1, 2.0
@@ -55,7 +59,7 @@ class IggyFeed:
         """Works until it is cancelled; an absence of either side is waited for."""
         try:
             async with asyncio.TaskGroup() as group:
-                for work in (self._publish, self._read_back, self._move_retries, self._measure, self._tell):
+                for work in (self._publish, self._read_outcomes, self._read_logs, self._move_retries, self._measure, self._tell):
                     group.create_task(self._again(work))
         finally:
             for link in self._links:
@@ -95,25 +99,41 @@ class IggyFeed:
         """Where to read on in each partition. Asked anew after every trouble: a feed that was not answered may have been committed."""
         return list(orjson.loads(await self._hub.query("fed", {}))[topic])
 
-    async def _read_back(self) -> None:
-        places = {topic: await self._place(topic) for topic in (STATUS, LOGS)}
+    async def _read_outcomes(self) -> None:
+        at = await self._place(STATUS)
         quiet = 0
         while True:
-            found = False
-            for topic, at in places.items():
-                ends = await self._in.ends(topic)
-                for partition in range(min(len(at), len(ends))):
-                    if ends[partition] > at[partition]:
-                        found |= await self._take(topic, partition, at)
-            quiet = 0 if found else quiet + 1
-            if quiet:
-                await asyncio.sleep(IDLE_SECONDS[min(quiet, len(IDLE_SECONDS)) - 1])
+            begun = time.monotonic()
+            if await self._take(STATUS, at):
+                quiet = 0
+                rest = min((time.monotonic() - begun) * REST_SHARE, REST_MOST)
+            else:
+                rest = IDLE_SECONDS[min(quiet, len(IDLE_SECONDS) - 1)]
+                quiet += 1
+            await asyncio.sleep(rest)
 
-    async def _take(self, topic: str, partition: int, at: list[int]) -> bool:
-        runs = await self._in.poll(topic, partition, at[partition], READ_MESSAGES)
+    async def _read_logs(self) -> None:
+        at = await self._place(LOGS)
+        while True:
+            await self._take(LOGS, at)
+            await asyncio.sleep(LOGS_SECONDS)
+
+    async def _take(self, topic: str, at: list[int]) -> bool:
+        """Takes over what is new in any partition; whether there was something. What was read together is committed together."""
+        ends = await self._in.ends(topic)
+        runs = [
+            run
+            for partition in range(min(len(at), len(ends)))
+            if ends[partition] > at[partition]
+            for run in await self._in.poll(topic, partition, at[partition], READ_MESSAGES)
+        ]
+        feeds = (self._hub.feed(topic, run.partition, run.base_offset, run.messages) for run in runs)
+        # All have ended before the first failure is told: what is asked anew then overtakes none of them.
+        for failure in await asyncio.gather(*feeds, return_exceptions=True):
+            if isinstance(failure, BaseException):
+                raise failure
         for run in runs:
-            await self._hub.feed(topic, partition, run.base_offset, run.messages)
-            at[partition] = run.base_offset + len(run.messages)
+            at[run.partition] = run.base_offset + len(run.messages)
         return bool(runs)
 
     async def _move_retries(self) -> None:
@@ -155,7 +175,7 @@ class IggyFeed:
             self._lag[TASKS, WORKERS] = (sum(ends[partition] - done for partition, done in behind), await self._age(TASKS, behind))
             places, tiers = await self._place(RETRY), await self._lags.ends(RETRY)
             waiting = [(tier, at) for tier, (at, end) in enumerate(zip(places, tiers, strict=False)) if end > at]
-            self._lag[RETRY, "mover"] = (sum(tiers[tier] - at for tier, at in waiting), await self._age(RETRY, waiting))
+            self._lag[RETRY, MOVER] = (sum(tiers[tier] - at for tier, at in waiting), await self._age(RETRY, waiting))
             told = [{"topic": t, "group": g, "lag": lag, "oldest_age_seconds": age} for (t, g), (lag, age) in self._lag.items()]
             await self._hub.query("broker_queues", {"queues": told})
             await asyncio.sleep(LAG_SECONDS)

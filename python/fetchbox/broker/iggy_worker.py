@@ -29,7 +29,9 @@ POLL_MESSAGES = 1000
 WATCH_MS = 5000
 """How long the hub may hold the question which partitions are ours."""
 IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1)
-"""Waits between looks at partitions that do not grow."""
+"""Waits between looks at partitions that do not grow. The last one is that of a worker that has enough to do, too."""
+EVENTS_SECONDS = 0.2
+"""The same for the events of settled jobs."""
 SETTLED_TIMEOUT = 2.0
 """Seconds that the hub may take to say what is settled, before the worker goes on without."""
 AGAIN_SECONDS = 0.5
@@ -117,7 +119,7 @@ class IggyConnection:
     async def poll(self, engine: Engine, max_messages: int, wait_ms: int) -> Delivery:
         """The next tasks of the partitions that have room; empty when `wait_ms` pass without any."""
         until = time.monotonic() + wait_ms / 1000
-        quiet = 0
+        quiet = len(IDLE_SECONDS) if engine.backlog() > max_messages else 0
         try:
             while not (found := await self._tasks.read(engine.positions(), max_messages)) and time.monotonic() < until:
                 if engine.to_release():
@@ -171,7 +173,7 @@ class IggyConnection:
             found = await self._finish.read(follower.positions(), max_messages)
             if found or time.monotonic() >= until:
                 return follower.take([(run.partition, run.base_offset, run.messages) for run in found])
-            await asyncio.sleep(IDLE_SECONDS[-1])
+            await asyncio.sleep(EVENTS_SECONDS)
 
     async def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> None:
         """The follower's group is done with everything below these offsets."""

@@ -8,8 +8,8 @@ from fetchbox.config import Config
 
 STREAM = "fetchbox"
 TASKS, RETRY, STATUS, LOGS, DLQ, EVENTS = "jobs.tasks", "jobs.retry", "jobs.status", "jobs.logs", "jobs.dlq", "jobs.events"
-WORKERS = "workers"
-"""The consumer group of those who download."""
+WORKERS, FINISH, MOVER = "workers", "finish", "mover"
+"""Consumer groups: those who download, those who finish settled jobs, and who moves retries back."""
 RETRY_SECONDS = (15, 60, 300, 900, 3600)
 """The delay of each partition of jobs.retry."""
 

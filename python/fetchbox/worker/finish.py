@@ -19,6 +19,7 @@ import structlog
 
 from fetchbox._core import Follower
 from fetchbox.broker import Streams
+from fetchbox.broker.topics import EVENTS, FINISH
 from fetchbox.config import Config, url_without_secrets
 from fetchbox.errors import HandlerError, Refused, Unavailable
 
@@ -30,8 +31,6 @@ log = structlog.get_logger("fetchbox.worker")
 
 T = TypeVar("T")
 
-TOPIC = "jobs.events"
-GROUP = "finish"
 HOOK = "finalize_job"
 READ_MESSAGES = 256
 READ_WAIT_MS = 10_000
@@ -67,7 +66,7 @@ class Finisher:
         self._hub = hub
         self._specs = specs
         self._host = host
-        self._follower = Follower(TOPIC, GROUP, member)
+        self._follower = Follower(EVENTS, FINISH, member)
         self._joined = False
         self._places: dict[int, deque[Place]] = {}
         self._room = asyncio.Semaphore(OUTSTANDING)

@@ -29,10 +29,14 @@ POLL_WAIT_MS = 1000
 """How long a poll may wait at the hub for something to arrive."""
 POLL_MESSAGES = 2000
 """Most tasks that one poll brings."""
-DRAIN_LIMIT = 1024
+DRAIN_LIMIT = 2048
 """Most outcomes of one report."""
 BACKLOG_LIMIT = 65_536
 """Most tasks that wait in the engine, over all partitions: about 64 MiB."""
+REST_SHARE, REST_MOST = 3.0, 0.2
+"""Between two reports it rests so many times as long as publishing the last took, and seconds at most: streams that take long get fewer
+and larger reports."""
+LOOK_SECONDS = 0.01
 RETRY_FIRST = 0.05
 RETRY_MOST = 2.0
 
@@ -68,6 +72,7 @@ class WorkerLoop:
         self._draining = asyncio.Event()
         self._connected = asyncio.Event()
         self._reporting = asyncio.Lock()
+        self._publishing_took = 0.0
         self.reported = asyncio.Event()
         hub.on_connected(self._connection_changed)
         self._joined = False
@@ -219,12 +224,24 @@ class WorkerLoop:
             await self._finished.wait()
             # Outcomes that finish within the interval share one durable commit.
             await asyncio.sleep(self._flush_interval)
+            await self._rest(min(self._publishing_took * REST_SHARE, REST_MOST) - self._flush_interval)
             self._finished.clear()
             async with self._reporting:
+                begun = time.monotonic()
                 await self._report()
+                self._publishing_took = time.monotonic() - begun
             self._listen()
             self._room.set()
             self.reported.set()
+
+    async def _rest(self, seconds: float) -> None:
+        """Waits for more outcomes, as long as there is something under way that may bring them."""
+        until = time.monotonic() + seconds
+        while True:
+            left = until - time.monotonic()
+            if left <= 0 or not self._engine.standing()[0]:
+                return
+            await asyncio.sleep(min(left, LOOK_SECONDS))
 
     async def _report(self) -> None:
         while True:
