@@ -194,7 +194,7 @@ class Follower:
         """Those that it reads at the moment."""
     def positions(self) -> list[tuple[int, int]]:
         """Those, with the offset that it reads next."""
-    def take(self, polled: list[tuple[int, int, list[bytes]]]) -> list[tuple[int, int, str]]:
+    def take(self, polled: list[tuple[int, int, list[bytes]]]) -> list[tuple[int, int, str, list[tuple[int, int]]]]:
         """Moves on behind messages that another broker brought; what `HubClient.read` tells of them."""
 
 @final
@@ -228,7 +228,8 @@ class HubClient:
     def append(self, report: Report) -> int: ...
     def follow(self, follower: Follower) -> int: ...
     def read(self, follower: Follower, max_messages: int, wait_ms: int) -> int:
-        """Comes to a list of (partition, offset behind the message, job id)."""
+        """Comes to a list of (partition, offset behind the message, job id, index and generation of each resource that it says to have
+        failed)."""
     def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> int: ...
     def release_partitions(self, engine: Engine) -> int: ...
     def watch(self, engine: Engine, wait_ms: int) -> int:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import pytest
 
 from fetchbox.origin import Origin
 from fetchbox.origin.http import Request
-from fetchbox.testing import running_origin
+from fetchbox.testing import free_port, running_origin
 from tests.process.service import Service
 from tests.process.waiting import wait_for
 
@@ -152,7 +153,7 @@ class Receiver:
             return {name for name, event in self.calls if event["type"] == kind}
 
     @contextmanager
-    def listening(self) -> Iterator[Receiver]:
+    def listening(self, port: int = 0) -> Iterator[Receiver]:
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -166,7 +167,7 @@ class Receiver:
             def log_message(self, format: str, *args: object) -> None:
                 """Nothing."""
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.05,))
             thread.start()
             self.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
@@ -221,11 +222,12 @@ def test_an_unknown_event_is_refused_with_a_pointer(service: Service, origin: Or
 def test_a_receiver_that_is_gone_is_told_no_more(service: Service, origin: Origin) -> None:
     with Receiver(lambda number, event: 410).listening() as receiver:
         job_id = post(service, [origin.url(f"/status/404?n={n}") for n in range(30)], callback=receiver.url, events=BOTH)
+        wait_for("the call", lambda: receiver.calls, 30, describe=service.dump)
+        service.http.await_job(job_id, 30)
         other = post(service, [origin.url("/bytes/10")], callback=origin.url("/hook?mark=gone&fails=0&id=g"))
         wait_for("another one's callback", lambda: hooks(origin, "gone"), 30, describe=service.dump)
-        wait_for("the call", lambda: receiver.calls, 30, describe=service.dump)
         service.end()
-        assert [event["type"] for _, event in receiver.calls] == ["job.settled"], "410 is the end of it"
+        assert len(receiver.calls) <= 8, "410 is the end of it, but for calls that were under way"
         assert other != job_id
 
 
@@ -254,6 +256,64 @@ def test_a_worker_killed_between_the_calls_leaves_none_out_and_repeats_under_the
         assert len(bodies) == 41
         assert len(receiver.calls) > 41, "at least once: those before the death came again"
         assert receiver.wrong == []
+
+
+def test_a_failure_is_told_of_while_its_job_goes_on_whatever_is_killed(service: Service, origin: Origin) -> None:
+    held = threading.Event()
+
+    def answer(number: int, event: dict[str, Any]) -> int:
+        if number > 10:
+            held.wait(30)
+        return 204
+
+    with Receiver(answer).listening() as receiver:
+        urls = [origin.url("/delay/300/bytes/10"), *(origin.url(f"/status/404?n={n}") for n in range(40))]
+        job_id = post(service, urls, callback=receiver.url, events=BOTH)
+        wait_for("calls for some of the failures", lambda: len(receiver.calls) > 12, 60, describe=service.dump)
+        assert service.http.job(job_id)["status"] == "in_progress"
+        service.kill_one("worker")
+        service.kill_one("hub")
+        held.set()
+        expected = {f"{job_id}.{index}.0" for index in range(1, 41)}
+        wait_for("a call for each", lambda: receiver.ids("resource.failed") == expected, 60, describe=service.dump)
+        bodies: dict[str, set[str]] = {}
+        for name, event in list(receiver.calls):
+            bodies.setdefault(name, set()).add(json.dumps(event))
+        assert all(len(told) == 1 for told in bodies.values()), "a repeat is the same"
+        assert len(receiver.calls) > 40, "at least once: those under way at the death came again"
+        service.wait_ready()
+        assert service.http.job(job_id)["resource_pending"] == 1
+        assert receiver.ids("job.settled") == set()
+        service.http.http.post(f"/jobs/{job_id}/cancel")
+        wait_for("the job's own callback", lambda: len(receiver.ids("job.settled")) == 1, 30, describe=service.dump)
+        service.end()
+        assert receiver.ids("resource.failed") == expected
+        assert receiver.wrong == []
+
+
+def resident(pid: int) -> int:
+    """MiB that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def test_a_thousand_failures_and_a_receiver_that_is_down_hold_up_nobody_and_none_is_left_out(service: Service, origin: Origin) -> None:
+    port = free_port()
+    worker = service.a_process("worker").pid
+    before = resident(worker)
+    job_id = post(service, [origin.url(f"/status/404?n={n}") for n in range(1000)], callback=f"http://127.0.0.1:{port}/hook", events=BOTH)
+    service.http.await_job(job_id, 60)
+    with Receiver().listening() as live:
+        other = post(service, [origin.url("/status/404?n=x"), origin.url("/bytes/3")], callback=live.url, events=BOTH)
+        wait_for("another job's calls", lambda: len(live.calls) == 2, 30, describe=service.dump)
+        assert live.ids("resource.failed") == {f"{other}.0.0"}
+    assert resident(worker) - before < 64
+    with Receiver().listening(port) as receiver:
+        expected = {f"{job_id}.{index}.0" for index in range(1000)}
+        wait_for("a call for each", lambda: receiver.ids("resource.failed") == expected, 90, every=0.2, describe=service.dump)
+        wait_for("the job's own", lambda: receiver.ids("job.settled"), 60, describe=service.dump)
+        assert receiver.wrong == []
+        # Told once each: nothing died.
+        assert len(receiver.calls) == 1001
 
 
 @contextmanager

@@ -124,8 +124,11 @@ class HubConnection:
         """Enters the follower's group."""
         await self._call(self._client.follow(follower), CALL_TIMEOUT)
 
-    async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str]]:
-        """What comes next: partition, offset behind the message and the job it speaks of. Empty when `wait_ms` pass without any."""
+    async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str, list[tuple[int, int]]]]:
+        """What comes next: partition, offset behind the message, the job it speaks of, and index and generation of what failed.
+
+        Empty when `wait_ms` pass without any.
+        """
         return await self._call(self._client.read(follower, max_messages, wait_ms), CALL_TIMEOUT + wait_ms / 1000)  # type: ignore[no-any-return]
 
     async def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> None:

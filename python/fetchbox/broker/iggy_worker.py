@@ -165,8 +165,8 @@ class IggyConnection:
         """Enters the follower's group."""
         await self._hub.follow(follower)
 
-    async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str]]:
-        """What comes next: partition, offset behind the message and the job it speaks of."""
+    async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str, list[tuple[int, int]]]]:
+        """What comes next: partition, offset behind the message, the job it speaks of, and index and generation of what failed."""
         until = time.monotonic() + wait_ms / 1000
         while True:
             await self._hub.read(follower, max_messages, 0)

@@ -42,8 +42,8 @@ class Streams(Protocol):
     async def follow(self, follower: Follower) -> None:
         """Enters the follower's group."""
 
-    async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str]]:
-        """What comes next: partition, offset behind the message and the job it speaks of."""
+    async def read(self, follower: Follower, max_messages: int, wait_ms: int) -> list[tuple[int, int, str, list[tuple[int, int]]]]:
+        """What comes next: partition, offset behind the message, the job it speaks of, and index and generation of what failed."""
 
     async def commit(self, follower: Follower, offsets: list[tuple[int, int]]) -> None:
         """The follower's group is done with everything below these offsets."""

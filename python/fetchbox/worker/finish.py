@@ -1,4 +1,4 @@
-"""What is done when a job is settled: its handler's `finalize_job`, and its callback. Each at least once.
+"""What is done when a job is settled, or a resource of it failed: its handler's `finalize_job`, and its callbacks. Each at least once.
 
 The workers read `jobs.events` as a group. How far they are is committed only behind jobs that are done with, so that those of a worker
 that dies come to another one. What fails is tried again with growing pauses, and given up after an hour.
@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from fetchbox.broker import Streams
 from fetchbox.broker.topics import EVENTS, FINISH
 from fetchbox.config import Config, url_without_secrets
 from fetchbox.errors import HandlerError, Refused, Unavailable
+from fetchbox.worker.failures import Failures, Place
 
 if TYPE_CHECKING:
     from fetchbox.handler_host import HandlerHost, HandlerSpec
@@ -38,6 +38,8 @@ OUTSTANDING = 4096
 """Jobs that may wait to be done with; more are not read before."""
 AT_ONCE = 32
 """Handlers and callbacks under way."""
+FAILED = "resource.failed"
+"""The event that a manifest asks for to hear of each failed resource; as in `callbacks`, which is imported when it is needed."""
 PER_RECEIVER = 8
 """Callbacks under way to one host."""
 FAILURES = 200
@@ -47,15 +49,6 @@ PAUSES = (1.0, 5.0, 30.0, 120.0, 300.0, 600.0, 1200.0, 1200.0)
 COMMIT_INTERVAL = 0.1
 RETRY_FIRST = 0.05
 RETRY_MOST = 2.0
-
-
-@dataclass(slots=True)
-class Place:
-    """A message of a partition."""
-
-    behind: int
-    """The offset that may be committed when it and all before it are done."""
-    is_done: bool = False
 
 
 class Finisher:
@@ -74,6 +67,7 @@ class Finisher:
         self._receivers: dict[str, tuple[asyncio.Semaphore, int]] = {}
         self._moved = asyncio.Event()
         self._callbacks: Callbacks | None = None
+        self._failures = Failures(self._room, PAUSES, self._tell_failed, self._failed, self._done)
         hub.on_connected(self._connection_changed)
 
     def reload(self, config: Config, blocked: list[str], specs: dict[str, HandlerSpec], host: HandlerHost | None) -> None:
@@ -88,13 +82,15 @@ class Finisher:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._commit_forever())
                 while True:
-                    for partition, place, job in await self._again_until_answered(self._read):
+                    for partition, place, entry, failed in await self._again_until_answered(self._read):
                         self._places.setdefault(partition, deque()).append(place)
-                        if job is None:
+                        if entry is None:
                             self._done(place)
+                        elif failed:
+                            await self._failures.add(group, entry, failed, place)
                         else:
                             await self._room.acquire()
-                            group.create_task(self._finish(place, job))
+                            group.create_task(self._finish(place, entry))
         finally:
             if self._callbacks is not None:
                 await self._callbacks.close()
@@ -103,8 +99,8 @@ class Finisher:
         if not connected:
             self._joined = False
 
-    async def _read(self) -> list[tuple[int, Place, dict[str, Any] | None]]:
-        """The next messages, with what there is to do for each."""
+    async def _read(self) -> list[tuple[int, Place, dict[str, Any] | None, list[tuple[int, int]]]]:
+        """The next messages, with what there is to do for each: a job that is settled, or resources of it that failed."""
         if not self._joined:
             await self._hub.follow(self._follower)
             self._joined = True
@@ -112,10 +108,17 @@ class Finisher:
         if not told:
             return []
         # From here on the follower has moved on: the question is repeated until it is answered.
-        asked = {"job_ids": list({job_id for _, _, job_id in told if job_id}), "job_types": list(self._specs)}
+        asked = {"job_ids": list({job_id for _, _, job_id, _ in told if job_id}), "job_types": list(self._specs), "failures": True}
         answer = await self._again_until_answered(lambda: self._hub.query("finished", asked))
         jobs = {entry["job"]["job_id"]: entry for entry in orjson.loads(answer)["jobs"]}
-        return [(partition, Place(behind), jobs.get(job_id)) for partition, behind, job_id in told]
+
+        def wanted(job_id: str, failed: list[tuple[int, int]]) -> dict[str, Any] | None:
+            # One that was replayed meanwhile is told of when it is settled again.
+            entry: dict[str, Any] | None = jobs.get(job_id)
+            events = entry["callback_events"] if entry is not None else []
+            return entry if entry is not None and (FAILED in events if failed else entry.get("over", True)) else None
+
+        return [(partition, Place(behind), wanted(job_id, failed), failed) for partition, behind, job_id, failed in told]
 
     async def _again_until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
         pause = RETRY_FIRST
@@ -136,54 +139,69 @@ class Finisher:
             if spec is not None and self._host is not None:
                 host = self._host
                 await self._try(HOOK, job, lambda: self._finalize(host, spec, job))
-            if url is not None:
-                await self._tell(url, entry["callback_events"], job)
+            if url is not None and not self._failures.has_ended(job["job_id"]):
+                await self._tell(url, entry, job)
         finally:
             self._room.release()
         self._done(place)
 
-    async def _tell(self, url: str, events: list[str], job: dict[str, Any]) -> None:
-        """Calls the receiver for all that it wants to know of a job. Once it was given up for one event, it is tried once for the
-        others."""
-        from fetchbox.worker.callbacks import FAILED, SETTLED, failed, settled
+    async def _tell(self, url: str, entry: dict[str, Any], job: dict[str, Any]) -> None:
+        """Calls the receiver of a settled job, and for each failure that had no event of its own: those that an older hub counted. Once it
+        was given up for one event, it is tried once for the others."""
+        from fetchbox.worker.callbacks import SETTLED, settled
 
+        events: list[str] = entry["callback_events"]
         pauses: Sequence[float] = PAUSES
-
-        async def tell(event: Event) -> _Failed | None:
-            return await self._try("callback", job, lambda: self._post(url, event, job), pauses, url=url_without_secrets(url))
-
         if not events or SETTLED in events:
-            gave_up = await tell(settled(job))
-            if gave_up is not None and gave_up.is_final:
+            end = await self._call(url, settled(job), job, PAUSES)
+            if end is not None and end.is_final:
+                self._failures.end(job["job_id"])
                 return
-            pauses = PAUSES if gave_up is None else ()
-        if FAILED not in events or not job["resource_failed"]:
+            pauses = PAUSES if end is None else ()
+        if FAILED not in events or not job["resource_failed"] or not entry.get("untold", True):
             return
-        async for resources in self._failures(job["job_id"]):
-            ends = await asyncio.gather(*(tell(failed(job, resource)) for resource in resources))
+        async for resources in self._all_failed(job["job_id"]):
+            ends = await asyncio.gather(*(self._tell_failed(entry, resource, pauses) for resource in resources))
             if any(end is not None and end.is_final for end in ends):
                 return
             pauses = pauses if all(end is None for end in ends) else ()
 
-    async def _failures(self, job_id: str) -> AsyncIterator[list[dict[str, Any]]]:
+    async def _tell_failed(self, entry: dict[str, Any], resource: dict[str, Any], pauses: Sequence[float]) -> _Failed | None:
+        from fetchbox.worker.callbacks import failed
+
+        return await self._call(entry["callback_url"], failed(entry["job"], resource), entry["job"], pauses)
+
+    async def _call(self, url: str, event: Event, job: dict[str, Any], pauses: Sequence[float]) -> _Failed | None:
+        return await self._try("callback", job, lambda: self._post(url, event, job), pauses, url=url_without_secrets(url))
+
+    async def _failed(self, job_id: str, indexes: list[int]) -> list[dict[str, Any]]:
+        """Of these resources those that have failed."""
+        found: list[dict[str, Any]] = (await self._resources(job_id, {"limit": len(indexes), "indexes": indexes}))["resources"]
+        return found
+
+    async def _all_failed(self, job_id: str) -> AsyncIterator[list[dict[str, Any]]]:
         """A job's failed resources, as many at a time as its receiver is called with."""
-        cursor: str | None = None
+        asked: dict[str, Any] = {"limit": FAILURES}
         while True:
-            page = orjson.loads(await self._again_until_answered(lambda cursor=cursor: self._failures_after(job_id, cursor)))  # type: ignore[misc]
+            page = await self._resources(job_id, asked)
             for first in range(0, len(page["resources"]), PER_RECEIVER):
                 yield page["resources"][first : first + PER_RECEIVER]
-            if (cursor := page["next_cursor"]) is None:
+            if page["next_cursor"] is None:
                 return
+            asked["cursor"] = page["next_cursor"]
 
-    async def _failures_after(self, job_id: str, cursor: str | None) -> bytes:
-        asked = {"job_id": job_id, "state": "failed", "limit": FAILURES} | ({} if cursor is None else {"cursor": cursor})
-        try:
-            return await self._hub.query("resources", asked)
-        except Refused as error:
-            if error.code != "NOT_FOUND":
-                raise
-            # Forgotten meanwhile, and nobody can ask what became of it any more.
-            return b'{"resources":[],"next_cursor":null}'
+    async def _resources(self, job_id: str, asked: dict[str, Any]) -> dict[str, Any]:
+        async def ask() -> bytes:
+            try:
+                return await self._hub.query("resources", {"job_id": job_id, "state": "failed", **asked})
+            except Refused as error:
+                if error.code != "NOT_FOUND":
+                    raise
+                # Forgotten meanwhile, and nobody can ask what became of it any more.
+                return b'{"resources":[],"next_cursor":null}'
+
+        page: dict[str, Any] = orjson.loads(await self._again_until_answered(ask))
+        return page
 
     async def _try(
         self, what: str, job: dict[str, Any], call: Callable[[], Awaitable[None]], pauses: Sequence[float] = PAUSES, **told: Any

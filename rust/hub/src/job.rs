@@ -158,6 +158,9 @@ pub struct JobRecord {
     /// Their producer has said that there are no more.
     #[prost(bool, tag = "19")]
     pub closed: bool,
+    /// Of the failed resources those that were told of in an event of their own.
+    #[prost(uint64, tag = "20")]
+    pub announced: u64,
 }
 
 /// What an outcome does to a job.
@@ -238,6 +241,8 @@ impl JobRecord {
             Err(at) => self.generations.insert(at, next),
         }
         self.counts.failed -= 1;
+        // Perhaps it was none of them: then too few are known to be told, and all are told again.
+        self.announced = self.announced.saturating_sub(1);
         self.counts.replayed += 1;
         (self.finished_ms, self.log_end) = (0, 0);
         if self.counts.failed == 0 {

@@ -2,6 +2,7 @@
 //! the api and the workers over a Unix socket, and over TCP with TLS when they are on other hosts.
 
 mod accept;
+mod announce;
 mod audit;
 mod background;
 mod backup;

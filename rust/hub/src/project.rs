@@ -8,6 +8,7 @@ use fetchbox_model::state::job_state_name;
 use fetchbox_model::stream::Topic;
 use prost::Message;
 
+use crate::announce;
 use crate::config::Broker;
 use crate::core::read_failed;
 use crate::db::Space;
@@ -109,6 +110,7 @@ impl Writer {
             job.changed = true;
         }
         let stored_before = totals.bytes_stored;
+        let (tells, mut failed) = (announce::is_wanted(&job.record.facts), Vec::new());
         let (mut again, mut late, mut dead, mut reusable) = (Vec::new(), false, Vec::new(), Vec::new());
         for raw in status.outcomes {
             let Ok(part) = OutcomePart::decode(raw.clone()) else {
@@ -130,6 +132,9 @@ impl Writer {
                     }
                     if state == ResourceState::Failed {
                         dead.push(dlq::letter(&part, &raw));
+                        if tells {
+                            failed.push(announce::named(&part));
+                        }
                         job.record.last_error = Some(last_error(part));
                     }
                     job.record.updated_ms = now_ms;
@@ -161,6 +166,7 @@ impl Writer {
             self.usage.add(&job.record.facts.tenant, stored);
         }
         self.stage.dead(&id, dead);
+        self.announce(&id, &failed);
         for raw in reusable {
             self.remember(&id, &raw);
         }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::announce;
 use crate::clock::rfc3339;
 use crate::core::{Core, read_failed};
 use crate::db::{Space, View};
@@ -123,9 +124,12 @@ struct Finished {
     job_ids: Vec<String>,
     /// Types whose handlers want to.
     job_types: Vec<String>,
+    /// Also jobs that are not over, if their failures are told of one by one.
+    #[serde(default)]
+    failures: bool,
 }
 
-/// Of these jobs those that are settled and of which somebody wants to know, with the URL to call, which nobody else may see.
+/// Of these jobs those of which somebody wants to know, with the URL to call, which nobody else may see.
 fn finished(core: &Core, asked: &Finished) -> Result<Value, HubError> {
     let view = core.db.view();
     let mut jobs = Vec::new();
@@ -137,9 +141,14 @@ fn finished(core: &Core, asked: &Finished) -> Result<Value, HubError> {
             Err(error) => return Err(error),
         };
         // One that was replayed meanwhile is told of when it is settled again.
-        if job.is_over() && (!job.facts.callback_url.is_empty() || asked.job_types.contains(&job.facts.job_type)) {
+        let over = job.is_over();
+        if over && (!job.facts.callback_url.is_empty() || asked.job_types.contains(&job.facts.job_type))
+            || asked.failures && announce::is_wanted(&job.facts)
+        {
             let (url, events) = (text(&job.facts.callback_url), &job.facts.callback_events);
-            jobs.push(json!({"callback_url": url, "callback_events": events, "job": job_json(&job)}));
+            // Failures that a hub of before counted had no events.
+            let untold = job.announced < job.counts.failed;
+            jobs.push(json!({"callback_url": url, "callback_events": events, "job": job_json(&job), "over": over, "untold": untold}));
         }
     }
     Ok(json!({ "jobs": jobs }))

@@ -29,6 +29,9 @@ pub struct Filter {
     pub tenant: Option<String>,
     #[serde(default)]
     pub state: Option<String>,
+    /// Only these.
+    #[serde(default)]
+    pub indexes: Option<Vec<u32>>,
     #[serde(default)]
     pub limit: Option<usize>,
     #[serde(default)]
@@ -61,7 +64,7 @@ pub fn list(core: &Core, filter: Filter) -> Result<Value, HubError> {
     let mut page = Vec::new();
     let mut next_cursor = None;
     for (index, resource) in (from..job.counts.total as u32).zip(resources.iter().skip(from as usize)) {
-        if wanted.is_some_and(|wanted| wanted != resource.state()) {
+        if wanted.is_some_and(|wanted| wanted != resource.state()) || filter.indexes.as_ref().is_some_and(|some| !some.contains(&index)) {
             continue;
         }
         if page.len() == limit {

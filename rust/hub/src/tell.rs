@@ -1,7 +1,7 @@
 //! The hub's own messages, encoded from what they speak of. Made as messages first, those of one small job would be thirty allocations.
 
 use bytes::BufMut;
-use fetchbox_model::message::LogLevel;
+use fetchbox_model::message::{JobState, LogLevel, ResourceOutcome};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::job::JobRecord;
@@ -59,6 +59,20 @@ pub fn status(out: &mut Vec<u8>, job: &JobRecord, now_ms: u64) {
     }
 }
 
+/// That resources of a job failed: a `JobStatus` of a job in progress, with their outcomes.
+pub fn failures(out: &mut Vec<u8>, job: &JobRecord, failed: &[ResourceOutcome], now_ms: u64) {
+    text(out, 1, &job.facts.job_id);
+    text(out, 2, &job.facts.job_type);
+    number(out, 3, JobState::InProgress as u64);
+    number(out, 4, job.counts.total & u64::from(u32::MAX));
+    text(out, 7, &job.facts.manifest_key);
+    text(out, 8, &job.facts.tenant);
+    number(out, 12, now_ms);
+    for outcome in failed {
+        prost::encoding::message::encode(19, outcome, out);
+    }
+}
+
 fn text(out: &mut Vec<u8>, tag: u32, value: &str) {
     if !value.is_empty() {
         encode_key(tag, WireType::LengthDelimited, out);
@@ -80,7 +94,7 @@ fn number(out: &mut Vec<u8>, tag: u32, value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use fetchbox_model::message::{JobLog, JobState, JobStatus};
+    use fetchbox_model::message::{JobLog, JobStatus};
     use prost::Message;
 
     use super::*;
@@ -128,6 +142,25 @@ mod tests {
         let mut out = Vec::new();
         status(&mut out, &JobRecord::default(), 0);
         assert_eq!(JobStatus::decode(&*out).unwrap(), JobStatus { state: JobState::Completed as i32, ..Default::default() });
+    }
+
+    #[test]
+    fn failures_are_read_as_they_were_meant() {
+        let failed = [3, 5].map(|index| ResourceOutcome { resource_index: index, generation: 2, code: "C".into(), ..Default::default() });
+        let mut out = Vec::new();
+        failures(&mut out, &record(), &failed, 9);
+        let expected = JobStatus {
+            job_id: "id ü".into(),
+            job_type: "type ü".into(),
+            state: JobState::InProgress as i32,
+            resources_total: 1000,
+            manifest_key: "m".repeat(300),
+            tenant: "tenant ü".into(),
+            timestamp_ms: 9,
+            outcomes: failed.to_vec(),
+            ..Default::default()
+        };
+        assert_eq!(JobStatus::decode(&*out).unwrap(), expected);
     }
 
     #[test]

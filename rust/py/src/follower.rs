@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use fetchbox_hub::{Assignment, JoinRequest, PollReply, PollRequest, PolledBatch, Position};
 use fetchbox_model::batch;
-use fetchbox_model::message::JobStatus;
+use fetchbox_model::message::{JobStatus, ResourceState};
 use fetchbox_model::stream::Topic;
 use prost::Message;
 use pyo3::prelude::*;
@@ -20,8 +20,8 @@ use crate::error::CoreError;
 /// Most bytes of one poll.
 const POLL_BYTES: u32 = 1 << 20;
 
-/// Where one message ends, and the job it speaks of.
-pub type Told = (u32, u64, String);
+/// Where one message ends, the job it speaks of, and index and generation of the resources that it says to have failed.
+pub type Told = (u32, u64, String, Vec<(u32, u32)>);
 
 #[derive(Default)]
 struct State {
@@ -56,7 +56,7 @@ impl Follower {
         lock(&self.state).positions.iter().map(|(&partition, &next)| (partition, next)).collect()
     }
 
-    /// Moves on behind messages that were read, and tells of each: partition, offset behind it, and the job that it speaks of.
+    /// Moves on behind messages that were read, and tells of each: partition, offset behind it, the job that it speaks of, and what of it failed.
     #[pyo3(name = "take")]
     fn take_messages(&self, polled: Vec<(u32, u64, Vec<Bound<'_, PyBytes>>)>) -> Vec<Told> {
         let batch = |(partition, base_offset, messages): (u32, u64, Vec<Bound<'_, PyBytes>>)| PolledBatch {
@@ -115,8 +115,10 @@ impl Follower {
             let messages = batch::unpack(&polled.bytes).unwrap_or_default();
             for (offset, message) in (polled.base_offset..).zip(messages) {
                 if offset >= first {
-                    let job_id = JobStatus::decode(message).map(|status| status.job_id).unwrap_or_default();
-                    told.push((polled.partition, offset + 1, job_id));
+                    let status = JobStatus::decode(message).unwrap_or_default();
+                    let failed = status.outcomes.iter().filter(|outcome| outcome.state() == ResourceState::Failed);
+                    let failed = failed.map(|outcome| (outcome.resource_index, outcome.generation)).collect();
+                    told.push((polled.partition, offset + 1, status.job_id, failed));
                 }
             }
         }
