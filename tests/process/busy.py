@@ -42,17 +42,16 @@ LIST_SHARE: Final = 0.05
 """Settled jobs whose outcomes are read one by one."""
 POSTERS: Final = 3
 CHECKERS: Final = 3
-LOOK_AHEAD: Final = 30
 MOST_UNCHECKED: Final = 1500
 """Jobs; the ledger must not forget one before it was checked."""
 FOLLOWERS: Final = 6
-SETTLE_LIMIT: Final = 300.0
+SETTLE_LIMIT: Final = 1800.0
 """Seconds until a job is settled, on a machine that others use too."""
 
 
 def overrides(workers: int, concurrency: int, store: Path) -> dict[str, Any]:
     """Everything is forgotten minutes after it is done, so that forgetting is part of what must stay flat."""
-    forgotten = dict.fromkeys(("job_ttl", "tasks_ttl", "status_ttl", "logs_ttl", "dlq_ttl"), "3m")
+    forgotten = dict.fromkeys(("job_ttl", "tasks_ttl", "status_ttl", "logs_ttl", "dlq_ttl"), "5m")
     return {
         "worker": {"processes": workers, "concurrency": concurrency},
         "retention": forgotten,
@@ -217,24 +216,18 @@ class Busy:
 
     def _check(self, stopped: threading.Event, number: int) -> None:
         chance = random.Random(f"{self.seed} {number}")
-        unsettled = 0
         while not stopped.is_set():
             with self._lock:
                 posted = self._unchecked.popleft() if self._unchecked else None
                 self._in_hand += posted is not None
-            if posted is None:
-                pause(0.1)
-                continue
-            settled = self._check_one(posted, chance)
+            settled = posted is not None and self._check_one(posted, chance)
             with self._lock:
-                self._in_hand -= 1
-                if not settled:
-                    # About in the order of their posts: behind some that wait nobody need look now.
-                    self._unchecked.insert(min(LOOK_AHEAD, len(self._unchecked)), posted)
-            unsettled = 0 if settled else unsettled + 1
-            if unsettled > LOOK_AHEAD // CHECKERS:
-                unsettled = 0
-                pause(0.2)
+                self._in_hand -= posted is not None
+                if posted is not None and not settled:
+                    # Behind all others: whatever one waits for, the rest must be seen before it is forgotten.
+                    self._unchecked.append(posted)
+            if not settled:
+                pause(0.02)
 
     def _check_one(self, posted: Posted, chance: random.Random) -> bool:
         job = self.service.http.job(posted.job_id, limit=30)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 MOST_SLOPE = 1.0
 """MiB per gauges.PER_TASKS that memory may grow by."""
 PLAIN_FILES = 4096
-REST_LIMIT = 180.0
+REST_LIMIT = 600.0
 """Seconds until what was accepted last is settled and checked."""
 
 
@@ -77,8 +78,11 @@ def origins(directory: Path, quick: bool) -> Iterator[Origins]:
             yield Origins(stack.enter_context(OriginProcess(directory, name="plain")), odd)
 
 
-def run(directory: Path, store: Path, plan: Plan, *, quick: bool = True, tell: bool = False) -> Outcome:
-    """The run. AssertionError when the accounting is wrong, an answer is not as it must be, or a process was restarted."""
+def run(directory: Path, store: Path, plan: Plan, over: threading.Event, *, quick: bool = True, tell: bool = False) -> Outcome:
+    """The run, which `over` ends before its time.
+
+    AssertionError when the accounting is wrong, an answer is not as it must be, or a process was restarted.
+    """
     samples: list[gauges.Sample] = []
     service = Service(directory / "service", overrides(plan.workers, plan.concurrency, store))
     with origins(directory, quick) as made, service.start():
@@ -90,7 +94,7 @@ def run(directory: Path, store: Path, plan: Plan, *, quick: bool = True, tell: b
             others = [stack.enter_context(Background(work.__name__, work)) for work in (busy.scrape, busy.check, busy.operate)]
             with Background("following", busy.follow, limit=REST_LIMIT) as follow, Background("posting", busy.post) as post:
                 told = -plan.tell_every
-                while (now := time.monotonic() - began) < plan.seconds:
+                while (now := time.monotonic() - began) < plan.seconds and not over.is_set():
                     if samples and now < samples[-1].seconds + plan.sample_every:
                         for one in (*others, follow, post):
                             one.raise_failure()
@@ -102,6 +106,7 @@ def run(directory: Path, store: Path, plan: Plan, *, quick: bool = True, tell: b
                     if tell and now - told >= plan.tell_every:
                         told = now
                         print(progress(samples, busy), flush=True)
+            # When the last post had been answered: it may have waited for a busy hub.
             seconds, tasks = time.monotonic() - began, busy.settled
 
             def all_checked() -> bool:
@@ -112,7 +117,8 @@ def run(directory: Path, store: Path, plan: Plan, *, quick: bool = True, tell: b
             wait_for("the last jobs to be settled and checked", all_checked, REST_LIMIT, every=0.1, describe=service.dump)
         account = busy.account()
         service.end()
-    warm = [one for one in samples if one.seconds >= plan.warm_up * plan.seconds]
+    warm = [one for one in samples if one.seconds >= plan.warm_up * seconds]
+    assert warm, "it was ended before there was anything to see"
     table = gauges.rows(warm)
     return Outcome(samples, table, account, tasks, seconds, gauges.broken(table, plan.slope))
 
@@ -145,7 +151,7 @@ def write(outcome: Outcome, plan: Plan, commit: str, results: Path | None) -> st
     result = Result("endurance", parameters, ROOT, commit=commit)
     result.rows = [row.as_dict() for row in outcome.table]
     result.rounds = [asdict(one) for one in outcome.samples]
-    ledger = [one.ledger / gauges.MIB for one in outcome.samples if one.seconds >= plan.warm_up * plan.seconds]
+    ledger = [one.ledger / gauges.MIB for one in outcome.samples if one.seconds >= plan.warm_up * outcome.seconds]
     result.notes = [
         f"{outcome.tasks:,} tasks in {outcome.seconds:,.0f} s, {outcome.tasks / outcome.seconds:,.0f} a second",
         f"after the first {plan.warm_up:.0%}: ledger and streams on disk {min(ledger):,.0f} to {max(ledger):,.0f} MiB",
@@ -196,10 +202,11 @@ def main() -> int:
     store = Path(tempfile.mkdtemp(prefix="fetchbox-endurance-", dir=memory_directory())) if options.memory_store else directory / "store"
     store.mkdir(exist_ok=True)
     print(f"in {directory} and {store}, on {machine.describe()}", flush=True)
-    # So that nothing is left running when it is ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
     try:
-        outcome = run(directory, store, plan, tell=True)
+        outcome = run(directory, store, plan, over, tell=True)
     except Exception as error:
         print(f"FAILED: {error}\nthe data is kept in {directory}", file=sys.stderr, flush=True)
         return 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.process.endurance import Plan, run
 
-MOST_DESCRIPTORS = {"supervisor": 40, "hub": 100, "api": 120, "worker": 900}
+MOST_DESCRIPTORS = {"supervisor": 40, "hub": 100, "api": 120, "worker": 1200}
 """A worker keeps 512 directories of its store open, and a few descriptors for each download."""
 MOST_THREADS = 40
 
@@ -17,7 +18,7 @@ MOST_THREADS = 40
 @pytest.mark.timeout(120)
 def test_some_seconds_of_full_load(tmp_path: Path) -> None:
     plan = Plan(seconds=6, concurrency=32, ahead=2000, largest=50, sample_every=0.5, slope=None)
-    outcome = run(tmp_path, tmp_path / "store", plan, quick=False)
+    outcome = run(tmp_path, tmp_path / "store", plan, threading.Event(), quick=False)
     assert outcome.tasks > 500
     for row in outcome.table[:-1]:
         assert row.descriptors[1] <= MOST_DESCRIPTORS[row.process.split()[0]], row
