@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from fetchbox.broker.hub import HubConnection
+from fetchbox.config import Config, load
+from fetchbox.testing import wait_until_async
 from tests.process.background import posting
 from tests.process.load import Wanted, of, plain
 from tests.process.oracle import Oracle
@@ -162,6 +166,22 @@ def test_what_is_taken_is_named(tmp_path: Path) -> None:
             service.close()
         assert first.ready(), "the first one must not notice"
         first.end()
+
+
+def test_a_worker_that_ends_before_it_has_joined_leaves_without_a_word(tmp_path: Path) -> None:
+    """A SIGTERM in the middle of a start: it had ended with an exception in the log."""
+
+    async def leave(config: Config) -> None:
+        hub = HubConnection(config, "worker")
+        try:
+            await wait_until_async(lambda: hub.connected, 10, what="the connection to the hub")
+            await hub.leave()
+        finally:
+            hub.close()
+
+    with Service(tmp_path, {"worker": {"processes": 0}}).start() as service:
+        asyncio.run(leave(load(env={}, overrides={"data_dir": str(service.data_dir)})))
+        service.end()
 
 
 def test_every_process_names_itself(tmp_path: Path) -> None:

@@ -178,7 +178,10 @@ impl HubClient {
     fn leave(&self) -> PyResult<u64> {
         let (member, _) = lock(&self.membership).clone();
         self.call(|client| async move {
-            client.leave(request(&member, Vec::new())).await?;
+            // Whoever ends before it has joined has nothing to leave.
+            if !member.is_empty() {
+                client.leave(request(&member, Vec::new())).await?;
+            }
             Ok(Reply::Nothing)
         })
     }
