@@ -54,6 +54,22 @@ def test_sigterm_under_load_drains_and_loses_nothing(tmp_path: Path) -> None:
     )
 
 
+def test_a_worker_without_a_hub_has_nothing_to_drain(tmp_path: Path) -> None:
+    """Nobody there; somebody who takes the connection and says nothing."""
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "mute"))
+        mute.listen(8)
+        for name in ("nobody", "mute"):
+            worker = Service(tmp_path / f"of-{name}", {"hub": {"url": f"unix://{tmp_path}/{name}"}})
+            worker.command = command("worker", "--config", str(worker.config_path))
+            with worker:
+                worker.launch()
+                wait_for("its first try", lambda log=worker.log_path: "poll failed" in log.read_text(), 30, describe=worker.dump)  # type: ignore[misc]
+                began = time.monotonic()
+                worker.end()
+                assert time.monotonic() - began < DRAIN_TIMEOUT / 3
+
+
 def test_ctrl_c_drains_like_sigterm(tmp_path: Path) -> None:
     with Service(tmp_path).start() as service:
         below = descendants(service.process.pid)

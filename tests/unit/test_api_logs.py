@@ -249,3 +249,26 @@ async def test_who_comes_while_the_hub_is_asked_misses_nothing(ingress: Ingress)
     followed.leave(early)
     followed.leave(late)
     assert len(followed) == 0
+
+
+async def test_a_hub_that_cannot_answer_for_all_is_told_of_once(ingress: Ingress, caplog: pytest.LogCaptureFixture) -> None:
+    """One of before the question was there. Who reads goes on by itself, and the log is not filled."""
+    followed = ingress.app.state.service.tail
+    asked = 0
+
+    async def older(name: str, params: dict[str, Any], **options: Any) -> bytes:
+        nonlocal asked
+        asked += 1
+        raise Refused("INVALID", "there is no question tail")
+
+    ingress.hub.query = older  # type: ignore[method-assign]
+    reader = follower("job", 5)
+    assert followed.join(reader)
+    async with asyncio.timeout(5):
+        while asked < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    followed.leave(reader)
+    assert reader.behind
+    assert [record.getMessage() for record in caplog.records if "together" in record.getMessage()] == [
+        "logs cannot be followed together, so each reader asks by itself: there is no question tail"
+    ]

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 from tests.unit.api_fakes import Ingress, error_code, manifest
 
@@ -153,6 +154,23 @@ async def test_an_unknown_content_encoding_is_415(ingress: Ingress) -> None:
 async def test_an_unconfigured_job_type_is_403(ingress: Ingress) -> None:
     response = await ingress.post(X_Fetchbox_Job_Type="gallery")
     assert (response.status_code, error_code(response)) == (403, "UNSUPPORTED_JOB_TYPE")
+
+
+async def test_a_job_type_is_for_its_tenants_alone() -> None:
+    tokens = {"token-a": "a", "token-b": "b"}
+    ingress = Ingress(server={"api_tokens": tokens}, job_types={"archive": {"tenants": ["a"]}, "default": {"tenants": ["b"]}})
+
+    async def post(token: str, **headers: str) -> httpx.Response:
+        return await ingress.post(Authorization=f"Bearer {token}", **headers)
+
+    assert (await post("token-a", X_Fetchbox_Job_Type="archive")).status_code == 202
+    assert (await post("token-b")).status_code == 202
+    for refused in (await post("token-b", X_Fetchbox_Job_Type="archive"), await post("token-a")):
+        assert (refused.status_code, error_code(refused)) == (403, "FORBIDDEN")
+        assert "tenants" in refused.json()["error"]["message"]
+    # Neither says more than what is so: whoever has no token is told that first.
+    assert (await ingress.post(X_Fetchbox_Job_Type="archive")).status_code == 401
+    assert len(ingress.hub.called("accept")) == 2
 
 
 async def test_a_configured_job_type_brings_its_hints() -> None:

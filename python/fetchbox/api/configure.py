@@ -69,7 +69,8 @@ def job_type_of(config: Config, name: str) -> JobType:
         "proxy": None if kind.proxy is None else {"primary": kind.proxy.primary, "fallbacks": list(kind.proxy.fallbacks)},
         "storage": {"bucket": storage.bucket, "key_prefix": storage.key_prefix, "key": None, "metadata": dict(storage.metadata)},
     }
-    return JobType(name=name, handler=handler, context=context)
+    tenants = None if kind.tenants is None else frozenset(kind.tenants)
+    return JobType(name=name, handler=handler, tenants=tenants, context=context)
 
 
 def store_options(config: Config) -> dict[str, Any]:

@@ -22,6 +22,8 @@ class JobType:
 
     name: str
     handler: HandlerSpec | None = None
+    tenants: frozenset[str] | None = None
+    """Who may post jobs of it; None for all."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """The part of the compile context that is the same for all jobs of this type."""
 
@@ -92,11 +94,11 @@ class Settings:
         check_origin(headers, method, needed=True)
         return until
 
-    def job_type(self, header: bytes | None) -> JobType:
-        """The job type that the header names. Raises Problem 403 for one that is not configured."""
-        if header is None:
-            return self.job_types[DEFAULT_JOB_TYPE]
-        job_type = self.job_types.get(header.decode("utf-8", "replace"))
+    def job_type(self, header: bytes | None, tenant: str) -> JobType:
+        """The job type that the header names. Raises Problem 403 for one that is not configured, or not for this tenant."""
+        job_type = self.job_types.get(DEFAULT_JOB_TYPE if header is None else header.decode("utf-8", "replace"))
         if job_type is None:
             raise Problem(403, "UNSUPPORTED_JOB_TYPE", "this job type is not configured")
+        if job_type.tenants is not None and tenant not in job_type.tenants:
+            raise Problem(403, "FORBIDDEN", "jobs of this type are not for this tenant: its `tenants` are others")
         return job_type

@@ -135,7 +135,7 @@ class Submit:
         settings = service.settings
         tenant, named = settings.tenant(headers)
         check_content_type(headers.get(b"content-type"))
-        job_type = settings.job_type(headers.get(b"x-fetchbox-job-type"))
+        job_type = settings.job_type(headers.get(b"x-fetchbox-job-type"), tenant)
         key = idempotency_key(headers)
         body = await read_body(receive, headers, settings.max_manifest_bytes)
         digest = None

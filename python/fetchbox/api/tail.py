@@ -106,6 +106,8 @@ class LogTail:
         self._followers: dict[int, dict[str, set[Follower]]] = {}
         self._next: dict[int, int] = {}
         self._task: asyncio.Task[None] | None = None
+        self._refused: str | None = None
+        """Why the hub does not answer for all at once, as it was last said."""
 
     def __len__(self) -> int:
         return sum(len(followers) for jobs in self._followers.values() for followers in jobs.values())
@@ -147,12 +149,15 @@ class LogTail:
             try:
                 while await self._look(all_=look_at_all):
                     look_at_all = False
+                self._refused = None
             except HubUnavailable:
                 # It comes back; everybody keeps its place.
                 continue
             except Refused as error:
-                # A hub of an older version: everybody reads by itself.
-                logger.warning("logs cannot be followed together: %s", error.message)
+                # A hub of an older version: everybody reads by itself. Said once for each reason, not four times a second.
+                if self._refused != error.message:
+                    self._refused = error.message
+                    logger.warning("logs cannot be followed together, so each reader asks by itself: %s", error.message)
                 self._everybody()
             except Exception:
                 logger.exception("logs cannot be followed together")

@@ -36,7 +36,7 @@ def fill(config_path: Path, jobs: int, timeout: float) -> list[str]:
 async def _fill(config: Config, jobs: int) -> list[str]:
     hub = HubConnection(config, "api", name="fill")
     settings = settings_of(config, None)
-    job_type = settings.job_type(None)
+    job_type = settings.job_type(None, "default")
     numbers = iter(range(jobs))
     ids: list[str] = []
 

@@ -52,7 +52,7 @@ def check(config: Config, environ: Mapping[str, str], *, listens: bool = True) -
         lambda c: _storage(c.storage, environ),
         _fetching,
         _proxies,
-        _job_types,
+        lambda c: _job_types(c, listens),
         _transports,
         _callbacks,
         _telemetry,
@@ -243,7 +243,7 @@ def _cycles(graph: Mapping[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
     return list(found.values())
 
 
-def _job_types(config: Config) -> Found:
+def _job_types(config: Config, listens: bool) -> Found:
     for name, job_type in config.job_types.items():
         path = f"job_types.{name}"
         if job_type.proxy is not None:
@@ -251,6 +251,8 @@ def _job_types(config: Config) -> Found:
                 for pool in pools:
                     if pool not in config.proxy.pools:
                         yield f"{path}.proxy.{key}", f"there is no pool {pool!r}"
+        if job_type.tenants is not None:
+            yield from _tenants(f"{path}.tenants", job_type.tenants, set(config.server.api_tokens.values()), listens)
         if job_type.handler is not None:
             yield from _handler(f"{path}.handler", job_type.handler)
         if job_type.storage.bucket is not None and config.storage.url.startswith("file:"):
@@ -274,6 +276,15 @@ def _transports(config: Config) -> Found:
             yield f"{path}.auth.type", f'{kind} needs transport = "curl"'
         if job_type.known_hosts is not None and not os.path.isfile(job_type.known_hosts):
             yield f"{path}.known_hosts", f"there is no file {job_type.known_hosts}"
+
+
+def _tenants(path: str, tenants: tuple[str, ...], known: set[str], listens: bool) -> Found:
+    """Only where an api runs; hosts of workers need no tokens."""
+    if listens and not known:
+        yield path, "needs server.api_tokens: without them everybody names the tenant that suits"
+    for tenant in tenants if listens and known else ():
+        if tenant not in known:
+            yield path, f"no token of server.api_tokens is tenant {tenant!r}'s"
 
 
 def _handler(path: str, handler: str) -> Found:

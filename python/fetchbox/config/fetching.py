@@ -157,6 +157,9 @@ class JobType(Section):
     """OpenSSH's file of host keys, for sftp; a host that it does not know is refused while verify_tls is on."""
     auth: Auth | None = None
     """Credentials for the origin: `type`, `username`, `password`."""
+    tenants: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    """Only these tenants may post such jobs, 403 for others; all may without it. For what not every tenant may read: `auth` and
+    `default_headers` go to whatever origin a URL names."""
     handler_timeout: Duration = 30.0
     """Limit of each call to the handler."""
     options: Annotated[dict[str, Any], Field(repr=False)] = {}

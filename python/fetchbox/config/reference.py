@@ -201,6 +201,7 @@ _EXAMPLES: dict[str, Any] = {
     "JobType.handler": "my_package.handlers:GalleryHandler",
     "JobType.default_headers": {"Referer": "https://example.org/"},
     "JobType.options": {"page_size": 50},
+    "JobType.tenants": ["tenant-a"],
     "JobType.known_hosts": "/etc/ssh/ssh_known_hosts",
     "ProxyChoice.primary": "example",
     "ProxyChoice.fallbacks": ["backup"],
