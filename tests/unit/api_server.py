@@ -17,7 +17,8 @@ import uvloop
 from tests.unit.api_fakes import Ingress
 
 from fetchbox.api import body, serve
-from fetchbox.api.serve import listening_socket, make_server, run_server
+from fetchbox.api.front import Front
+from fetchbox.api.serve import listening_socket, make_server, run_front
 from fetchbox.config import Config
 from fetchbox.control import Control
 
@@ -32,7 +33,7 @@ async def main(descriptor: int, sections: dict[str, Any]) -> int:
     config = Config.model_validate({"data_dir": "/tmp/fetchbox-test", **sections})
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, control.drain, config.drain_timeout)
     started = time.perf_counter()
-    code = await run_server(make_server(ingress.app, listening_socket(config, control), config), control)
+    code = await run_front(Front(make_server, ingress.app, listening_socket(config, control), config, 1.0), control)
     print(f"served for {time.perf_counter() - started:.1f} s", file=sys.stderr)
     return code
 

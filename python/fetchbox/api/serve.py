@@ -16,10 +16,11 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from fetchbox.api.app import create_app
 from fetchbox.api.configure import settings_of
+from fetchbox.api.front import Front
 from fetchbox.api.service import Service
 from fetchbox.config import Config, parse_address
 from fetchbox.control import Control
@@ -35,6 +36,7 @@ BACKLOG = 1024
 """Connections that may wait to be accepted."""
 HEADER_SECONDS = 15.0
 """How long a request's head may take, and a connection stay idle between requests."""
+IDLE_MARGIN = 2.0
 MAX_HEAD_BYTES = 64 << 10
 """Largest head of a request, roughly (what is read at once may exceed it); beyond it the connection is answered 431 and closed."""
 DESCRIPTORS_KEPT = 256
@@ -52,15 +54,15 @@ CLOSE_MARGIN = 2.0
 class EmbeddedServer(Server):
     """Granian on a socket that exists already."""
 
-    def __init__(self, app: Starlette, listener: socket.socket, **options: Any) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, **options: Any) -> None:
         super().__init__(app, interface=Interfaces.ASGINL, **options)
-        self._listener = listener
+        self._descriptor, self._family = listener.fileno(), listener.family
 
     def _init_shared_socket(self) -> None:
         # The holder takes the descriptor as it is and calls listen() with our backlog.
         self._ssp = None
         # Granian's stubs drifted: the class takes these and the attributes start as None.
-        holder: Any = SocketHolder(self._listener.fileno(), self._listener.family == socket.AF_UNIX, self.backlog)  # type: ignore[call-arg]
+        holder: Any = SocketHolder(self._descriptor, self._family == socket.AF_UNIX, self.backlog)  # type: ignore[call-arg]
         self._shd = holder
         self._sfd = holder.get_fd()
 
@@ -71,7 +73,7 @@ def connection_limit() -> int:
     return max(64, min(soft, 65_536) - DESCRIPTORS_KEPT)
 
 
-def make_server(app: Starlette, listener: socket.socket, config: Config) -> EmbeddedServer:
+def make_server(app: ASGIApp, listener: socket.socket, config: Config) -> EmbeddedServer:
     """The server, not started."""
     tls = config.server.tls_cert is not None and config.server.tls_key is not None
     return EmbeddedServer(
@@ -116,51 +118,47 @@ async def serve(config: Config, control: Control) -> int:
     service: Service = app.state.service
     service.traces = traces(config, control.name)
     control.add_metrics(service.metrics.render)
-    control.on_reload(_reloader(service, hub, config))
     hub.on_connected(
         lambda connected: control.set_health("hub", "ok" if connected else "degraded", None if connected else "the hub is away")
     )
-    server = make_server(app, listener, config)
+    front = Front(make_server, app, listener, config, HEADER_SECONDS + IDLE_MARGIN)
+    control.on_reload(_reloader(service, hub, front, config))
     looking = asyncio.ensure_future(_look_at_the_store(service))
     try:
         await asyncio.gather(_until_connected(hub, service), service.settings.manifests.probe())
-        return await run_server(server, control)
+        return await run_front(front, control)
     finally:
         looking.cancel()
         service.handlers.close()
         hub.close()
         if service.traces is not None:
             await asyncio.to_thread(service.traces.close)
-        # Granian's runtime closed the descriptor when it stopped serving.
-        listener.detach()
+        listener.close()
 
 
-async def run_server(server: EmbeddedServer, control: Control) -> int:
-    """Runs a server until the control says to drain, and then until its requests are answered or the time is up."""
-    serving = asyncio.ensure_future(server.serve())
+async def run_front(front: Front, control: Control) -> int:
+    """Serves until the control says to drain, and then until the requests are answered or the time is up."""
+    front.start()
+    ended = asyncio.ensure_future(front.ended.wait())
     draining = asyncio.ensure_future(control.draining.wait())
     control.ready()
     try:
-        await asyncio.wait((serving, draining), return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()
+        await asyncio.wait((ended, draining), return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            front.fault()
             logger.error("the HTTP server ended by itself")
             return 1
-        server.stop()  # type: ignore[no-untyped-call]
         left = None if control.drain_until is None else max(0.1, control.drain_until - time.monotonic() - CLOSE_MARGIN)
-        await asyncio.wait((serving,), timeout=left)
-        if not serving.done():
+        if not await front.stop(left):
             logger.warning("requests that did not end in time are left behind")
         return 0
     finally:
+        ended.cancel()
         draining.cancel()
-        if not serving.done():
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
+        await front.abandon()
 
 
-def _reloader(service: Service, hub: HubConnection, config: Config) -> Callable[[Config], None]:
+def _reloader(service: Service, hub: HubConnection, front: Front, config: Config) -> Callable[[Config], None]:
     """Puts each new configuration in force in place of the one before."""
     present = config
 
@@ -168,6 +166,7 @@ def _reloader(service: Service, hub: HubConnection, config: Config) -> Callable[
         nonlocal present
         apply(service, present, changed)
         hub.reload(changed)
+        front.renew(changed)
         present = changed
 
     return reload

@@ -41,7 +41,7 @@ class Server(Section):
     """Bytes that a tenant may have stored in a day (UTC). From then on its jobs are refused until midnight; those accepted before go on.
     0 for no limit."""
     tls_cert: str | None = None
-    """PEM file with the certificate chain."""
+    """PEM file with the certificate chain. SIGHUP shows a renewed one, without refusing a request."""
     tls_key: str | None = None
     """PEM file with its private key."""
 
