@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.process.load import plain
 from tests.process.oracle import Oracle, difference
 from tests.process.origins import OriginProcess
 from tests.process.service import Service
+from tests.process.test_finish import BOTH, SECRET, Receiver, post
 from tests.process.waiting import wait_for
 
 pytestmark = [needs_iggy, pytest.mark.timeout(240)]
@@ -116,6 +118,35 @@ def test_workers_go_on_without_the_hub(server: IggyServer, tmp_path: Path) -> No
             os.kill(hub, signal.SIGCONT)
         oracle.await_settled(90)
         print(oracle.check(ratio=IN_FLIGHT))
+        service.end()
+
+
+def test_failures_are_told_of_one_by_one_while_their_job_goes_on(server: IggyServer, tmp_path: Path) -> None:
+    settings = on(server.url, callbacks={"secret": SECRET, "allow_networks": ["127.0.0.1/32"]})
+    held = threading.Event()
+
+    def answer(number: int, event: dict[str, Any]) -> int:
+        if number > 2:
+            held.wait(30)
+        return 204
+
+    with (
+        OriginProcess(tmp_path) as origin,
+        Service(tmp_path / "service", settings).start() as service,
+        Receiver(answer).listening() as receiver,
+    ):
+        urls = [f"{origin.base_url}/delay/300/bytes/10", *(f"{origin.base_url}/status/404?n={n}" for n in range(20))]
+        job_id = post(service, urls, callback=receiver.url, events=BOTH)
+        wait_for("calls for some of the failures", lambda: len(receiver.calls) > 4, 60, describe=service.dump)
+        service.kill_one("worker")
+        service.kill_one("hub")
+        held.set()
+        expected = {f"{job_id}.{index}.0" for index in range(1, 21)}
+        wait_for("a call for each", lambda: receiver.ids("resource.failed") == expected, 90, describe=service.dump)
+        assert receiver.ids("job.settled") == set()
+        service.wait_ready()
+        service.http.http.post(f"/jobs/{job_id}/cancel")
+        wait_for("the job's own callback", lambda: len(receiver.ids("job.settled")) == 1, 60, describe=service.dump)
         service.end()
 
 
