@@ -95,6 +95,8 @@ class Row:
     threads: tuple[int, int]
     descriptors_rise: bool
     threads_rise: bool
+    of_several: bool = False
+    """One of several that share their work: which of them holds what waits may change, so memory is judged for them together."""
 
     def as_dict(self) -> dict[str, object]:
         """For a table."""
@@ -110,23 +112,29 @@ class Row:
 
 
 def rows(samples: Sequence[Sample]) -> list[Row]:
-    """A row for each process of the first sample, and one for all."""
+    """A row for each process of the first sample, one for those of one role together, and one for all."""
     names = list(samples[0].processes)
     for sample in samples:
         assert set(sample.processes) == set(names), f"at {sample.seconds:.0f} s there were {list(sample.processes)}, at first {names}"
-    made = [_row(name, samples, [sample.processes[name] for sample in samples]) for name in names]
-    together = [
-        Reading(*(sum(getattr(one, field) for one in sample.processes.values()) for field in Reading.__slots__)) for sample in samples
-    ]
-    return [*made, _row("all", samples, together)]
+    roles: dict[str, list[str]] = {}
+    for name in names:
+        roles.setdefault(name.split()[0], []).append(name)
+    made = []
+    for role, members in roles.items():
+        several = len(members) > 1
+        made += [_row(name, samples, [name], of_several=several) for name in members]
+        if several:
+            made.append(_row(f"{role}s together", samples, members))
+    return [*made, _row("all", samples, names)]
 
 
-def _row(name: str, samples: Sequence[Sample], readings: Sequence[Reading]) -> Row:
-    memory = [reading.pss / MIB for reading in readings]
-    descriptors = [reading.descriptors for reading in readings]
-    threads = [reading.threads for reading in readings]
+def _row(title: str, samples: Sequence[Sample], names: Sequence[str], *, of_several: bool = False) -> Row:
+    readings = [[sample.processes[name] for name in names] for sample in samples]
+    memory = [sum(one.pss for one in reading) / MIB for reading in readings]
+    descriptors = [sum(one.descriptors for one in reading) for reading in readings]
+    threads = [sum(one.threads for one in reading) for reading in readings]
     return Row(
-        process=name,
+        process=title,
         first_mib=memory[0],
         last_mib=memory[-1],
         peak_mib=max(memory),
@@ -135,6 +143,7 @@ def _row(name: str, samples: Sequence[Sample], readings: Sequence[Reading]) -> R
         threads=(min(threads), max(threads)),
         descriptors_rise=rises(descriptors),
         threads_rise=rises(threads, spare=2),
+        of_several=of_several,
     )
 
 
@@ -142,7 +151,7 @@ def broken(table: Sequence[Row], most_slope: float | None) -> list[str]:
     """The bounds that a run broke, in words; without `most_slope` memory is only told."""
     found = []
     for row in table:
-        if most_slope is not None and row.slope >= most_slope:
+        if most_slope is not None and not row.of_several and row.slope >= most_slope:
             found.append(f"{row.process}: memory grows by {row.slope:.3f} MiB per {PER_TASKS:,} tasks, {most_slope:g} is the bound")
         if row.descriptors_rise:
             found.append(f"{row.process}: descriptors rise, {row.descriptors[0]} to {row.descriptors[1]}")

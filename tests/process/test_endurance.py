@@ -20,8 +20,10 @@ def test_some_seconds_of_full_load(tmp_path: Path) -> None:
     plan = Plan(seconds=6, concurrency=32, ahead=2000, largest=50, sample_every=0.5, slope=None)
     outcome = run(tmp_path, tmp_path / "store", plan, threading.Event(), quick=False)
     assert outcome.tasks > 500
-    for row in outcome.table[:-1]:
-        assert row.descriptors[1] <= MOST_DESCRIPTORS[row.process.split()[0]], row
+    table = {row.process: row for row in outcome.table}
+    assert list(table) == ["supervisor", "hub", "api 0", "worker 0", "worker 1", "workers together", "all"]
+    for process in ("supervisor", "hub", "api 0", "worker 0", "worker 1"):
+        row = table[process]
+        assert row.descriptors[1] <= MOST_DESCRIPTORS[process.split()[0]], row
         assert row.threads[1] <= MOST_THREADS, row
-    assert {row.process for row in outcome.table} == {"supervisor", "hub", "api 0", "worker 0", "worker 1", "all"}
     print(f"\n{outcome.account}")

@@ -66,6 +66,16 @@ def test_what_stays_breaks_nothing() -> None:
     assert broken(rows(samples(0.5)), 1.0) == []
 
 
+def test_what_one_worker_takes_over_from_another_is_no_leak() -> None:
+    made = []
+    for number in range(12):
+        workers = {"worker 0": Reading((70 + 3 * number) * MIB, 0, 100, 5), "worker 1": Reading((110 - 3 * number) * MIB, 0, 100, 5)}
+        made.append(Sample(10.0 * number, PER_TASKS * number, workers, 0, 0))
+    table = rows(made)
+    assert [(row.process, round(row.slope)) for row in table] == [("worker 0", 3), ("worker 1", -3), ("workers together", 0), ("all", 0)]
+    assert broken(table, 1.0) == []
+
+
 def test_a_process_that_was_restarted_or_is_new_is_told() -> None:
     series = samples(0.0)
     series[5].processes["worker 0"] = series[5].processes["hub"]
