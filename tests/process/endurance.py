@@ -145,12 +145,22 @@ def progress(samples: list[gauges.Sample], busy: Busy) -> str:
     )
 
 
+def flat(one: gauges.Sample) -> dict[str, float]:
+    """A sample for the result file, memory and disk in MiB."""
+    figures: dict[str, float] = {"seconds": round(one.seconds, 1), "tasks": one.tasks, "ledger MiB": round(one.ledger / gauges.MIB, 1)}
+    for name, reading in one.processes.items():
+        figures[f"{name} MiB"] = round(reading.pss / gauges.MIB, 1)
+        figures[f"{name} descriptors"] = reading.descriptors
+        figures[f"{name} threads"] = reading.threads
+    return figures
+
+
 def write(outcome: Outcome, plan: Plan, commit: str, results: Path | None) -> str:
     """The report as a table; also as files when `results` is a directory."""
     parameters = {name: value for name, value in asdict(plan).items() if name not in ("tell_every", "seed")}
     result = Result("endurance", parameters, ROOT, commit=commit)
     result.rows = [row.as_dict() for row in outcome.table]
-    result.rounds = [asdict(one) for one in outcome.samples]
+    result.rounds = [flat(one) for one in outcome.samples[:: max(1, len(outcome.samples) // 60)]]
     ledger = [one.ledger / gauges.MIB for one in outcome.samples if one.seconds >= plan.warm_up * outcome.seconds]
     result.notes = [
         f"{outcome.tasks:,} tasks in {outcome.seconds:,.0f} s, {outcome.tasks / outcome.seconds:,.0f} a second",
