@@ -18,6 +18,7 @@ def main() -> int:
     made = parser(__doc__)
     made.add_argument("--depths", default="10000,1000000,10000000", help="tasks queued, with commas; empty for none")
     made.add_argument("--settled", type=int, default=1_000_000, help="settled jobs of one resource; 0 for none")
+    made.add_argument("--rate", type=float, default=0.0, help="settled jobs a second at most (default: as fast as they are taken)")
     made.add_argument("--events", action="store_true", help="the worker of the settled jobs reads jobs.events as well, as workers do")
     made.add_argument("--drain-seconds", type=float, default=20.0)
     made.add_argument("-j", "--concurrency", type=int, default=64)
@@ -29,15 +30,15 @@ def main() -> int:
         "scale": f"1/{scale}",
         "events": "read" if arguments.events else "not read",
     }
-    suffix = "-quick" if arguments.quick else ""
-    queued, settled = Result(f"depth{suffix}", parameters, HERE), Result(f"settled{suffix}", parameters, HERE)
+    suffix = (f"-{arguments.rate:g}" if arguments.rate else "") + ("-quick" if arguments.quick else "")
+    queued, settled = Result(f"depth{suffix}", parameters, HERE), Result(f"settled{suffix}", {**parameters, "jobs/s asked": arguments.rate or "all"}, HERE)
     for depth in (int(text) for text in arguments.depths.split(",") if text):
         plan = pipeline.Depth(
             max(depth // scale, 10_000), drain_seconds=arguments.drain_seconds, concurrency=arguments.concurrency, disk=arguments.disk
         )
         queued.rows.append(pipeline.depth(plan, say))
     if arguments.settled:
-        plan_settled = pipeline.Settled(arguments.settled // scale, events=arguments.events, disk=arguments.disk)
+        plan_settled = pipeline.Settled(arguments.settled // scale, arguments.rate, events=arguments.events, disk=arguments.disk)
         settled.rows.append(pipeline.settled_jobs(plan_settled, say))
     return max((finish(result, arguments) for result in (queued, settled) if result.rows), default=1)
 

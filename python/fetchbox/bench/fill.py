@@ -1,6 +1,7 @@
 """Very many small jobs, put straight into a running hub: over HTTP a million of them would take longer than what is measured on them.
 
-`python -m fetchbox.bench.fill CONFIG JOBS` accepts one-resource jobs as the api does, by the same native calls, and prints their ids.
+`python -m fetchbox.bench.fill CONFIG JOBS RATE` accepts one-resource jobs as the api does, by the same native calls, and prints their
+ids: as fast as they are taken, or so many a second (0: no limit).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import orjson
+import structlog
 import uvloop
 
 from fetchbox import _core
@@ -26,22 +28,25 @@ AT_ONCE = 256
 CONNECT_SECONDS = 10.0
 
 
-def fill(config_path: Path, jobs: int, timeout: float) -> list[str]:
-    """Accepts so many jobs of one resource each, from a process of its own; their ids."""
-    command = [sys.executable, "-m", "fetchbox.bench.fill", str(config_path), str(jobs)]
+def fill(config_path: Path, jobs: int, timeout: float, rate: float = 0.0) -> list[str]:
+    """Accepts so many jobs of one resource each, from a process of its own; their ids. At most `rate` a second (0: no limit)."""
+    command = [sys.executable, "-m", "fetchbox.bench.fill", str(config_path), str(jobs), str(rate)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=timeout)
     return done.stdout.split()
 
 
-async def _fill(config: Config, jobs: int) -> list[str]:
+async def _fill(config: Config, jobs: int, rate: float) -> list[str]:
     hub = HubConnection(config, "api", name="fill")
     settings = settings_of(config, None)
     job_type = settings.job_type(None, "default")
     numbers = iter(range(jobs))
     ids: list[str] = []
+    begun = 0.0
 
     async def lane() -> None:
         for number in numbers:
+            if rate and (early := begun + number / rate - time.monotonic()) > 0:
+                await asyncio.sleep(early)
             body = manifest(
                 [f"https://images.example.com/{number:x}/photo-{number * 7919 % 1_000_003}.jpg"], page="https://example.com/gallery"
             )
@@ -58,6 +63,7 @@ async def _fill(config: Config, jobs: int) -> list[str]:
         if not hub.connected:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await connected.wait()
+        begun = time.monotonic()
         await asyncio.gather(*(lane() for _ in range(AT_ONCE)))
     finally:
         hub.close()
@@ -66,7 +72,12 @@ async def _fill(config: Config, jobs: int) -> list[str]:
 
 def main() -> None:
     """The process."""
-    print("\n".join(uvloop.run(_fill(load(Path(sys.argv[1])), int(sys.argv[2])))))
+    # Its output is the ids and nothing else.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    ids = uvloop.run(_fill(load(Path(sys.argv[1])), int(sys.argv[2]), float(sys.argv[3])))
+    # A line each: unbuffered, a long write that a pipe took only a part of would be cut there.
+    for job_id in ids:
+        print(job_id)
 
 
 if __name__ == "__main__":

@@ -170,9 +170,11 @@ def depth(plan: Depth, say: Say) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How many jobs of one resource are settled before anything is looked up, and whether a worker reads the events of that."""
+    """How many jobs of one resource are settled before anything is looked up, at most how many a second (0: no limit), and whether a
+    worker reads the events of that."""
 
     jobs: int = 1_000_000
+    rate: float = 0.0
     events: bool = False
     lookups: int = 5000
     disk: Path | None = None
@@ -180,13 +182,13 @@ class Settled:
 
 def settled_jobs(plan: Settled, say: Say) -> dict[str, Any]:
     """A ledger full of small settled jobs: disk and memory, look-ups in it, and a restart on top of it."""
-    limit = 120 + plan.jobs / 1000
+    limit = 120 + plan.jobs / 1000 + (plan.jobs / plan.rate if plan.rate else 0)
     with bench_service(workers=0, disk=plan.disk, retention={"ledger_max_bytes": "100GB"}) as service:
         empty = disk_bytes(service.data_dir)
         with idle_worker(service.config_path, finish=plan.events) as worker:
             meter = ServiceMeter(service.process.pid, worker)
             meter.start()
-            job_ids = fill(service.config_path, plan.jobs, limit)
+            job_ids = fill(service.config_path, plan.jobs, limit, plan.rate)
             deadline = time.monotonic() + limit
             while _stored(service) < plan.jobs:
                 if time.monotonic() > deadline:
@@ -195,6 +197,7 @@ def settled_jobs(plan: Settled, say: Say) -> dict[str, Any]:
             usage = meter.stop()
         row: dict[str, Any] = {"jobs": plan.jobs, "wall s": meter.wall, "jobs/s": plan.jobs / meter.wall}
         row |= {f"{role} us/job": seconds / plan.jobs * 1e6 for role, seconds in sorted(usage.per_process.items())}
+        row["hub % of a core"] = usage.per_process["hub"] / meter.wall * 100
         row |= {f"{role} MiB": size / 2**20 for role, size in sorted(usage.peak_rss.items())}
         row |= memory_row(service)
         row["disk B/job"] = (disk_bytes(service.data_dir) - empty) / plan.jobs

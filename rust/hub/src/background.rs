@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
@@ -48,6 +48,13 @@ impl Signal {
     /// Whether the thread is to end.
     pub fn closed(&self) -> bool {
         self.state.lock().0
+    }
+
+    /// Waits the time, whatever is notified meanwhile, but not once the thread is to end.
+    pub fn rest(&self, time: Duration) {
+        let mut state = self.state.lock();
+        let until = Instant::now() + time;
+        while !state.0 && !self.changed.wait_until(&mut state, until).timed_out() {}
     }
 
     /// Waits for a notification or the time; false when the thread is to end.

@@ -27,6 +27,8 @@ pub const PACK_BYTES: usize = 256 << 10;
 const WORTH_PACKING: usize = 4 << 10;
 /// Files written before one sync makes all of them durable.
 const ROUND: usize = 256;
+/// Rounds that had less to do begin so long after one another: what each costs beside its files is a commit and a sync, and nobody waits for the files.
+const GAP: Duration = Duration::from_millis(20);
 /// How long to wait after a failure, such as a full disk.
 const RETRY: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(5);
@@ -91,13 +93,18 @@ pub fn run(core: &Arc<Core>) {
     let head = core.db.get(Space::Meta, keys::MANIFEST_HEAD).ok().flatten();
     let mut head = keys::number(head.as_deref());
     loop {
+        // What was accepted just before the end is still written, as far as one round goes; the next hub does the rest.
+        let last = core.manifests.closed();
         let pause = match round(core, &root, head) {
-            Ok(below) if below == head => IDLE,
-            Ok(below) => {
+            Ok((below, _)) if below == head => IDLE,
+            Ok((below, files)) => {
                 if core.ask(|reply| Command::ManifestsWritten { below, reply }).is_err() {
                     return;
                 }
                 head = below;
+                if files < ROUND {
+                    core.manifests.rest(GAP);
+                }
                 Duration::ZERO
             }
             Err(error) => {
@@ -108,17 +115,17 @@ pub fn run(core: &Arc<Core>) {
         if pause == IDLE {
             core.manifest_trouble.lock().take();
         }
-        if pause.is_zero() && !core.manifests.closed() {
-            continue;
-        }
-        if !core.manifests.wait(pause) {
+        if last {
             return;
+        }
+        if !pause.is_zero() {
+            core.manifests.wait(pause);
         }
     }
 }
 
-/// Writes a few hundred files and makes them durable; the sequence below which all are.
-fn round(core: &Core, root: &Path, head: u64) -> Result<u64, String> {
+/// Writes a few hundred files and makes them durable; the sequence below which all are, and how many files that were.
+fn round(core: &Core, root: &Path, head: u64) -> Result<(u64, usize), String> {
     let (mut below, mut files) = (head, 0);
     let mut directories = Directories { root, open: HashMap::new(), nameless: true };
     'packs: for item in core.db.range(Space::Manifests, &head.to_be_bytes(), &[0xff; 9]) {
@@ -143,7 +150,7 @@ fn round(core: &Core, root: &Path, head: u64) -> Result<u64, String> {
     if below > head {
         sync(root)?;
     }
-    Ok(below)
+    Ok((below, files))
 }
 
 /// The directories of job types, opened: a path from the root would be walked four times for each manifest.

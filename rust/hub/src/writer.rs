@@ -5,185 +5,43 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
-use fetchbox_model::message::ResourceOutcome;
 use fetchbox_model::stream::Topic;
 use hashlink::LruCache;
 use prost::Message;
 use tokio::sync::mpsc;
 
+pub use crate::command::Command;
 use crate::config::{Broker, Durability};
 use crate::core::{Core, WORKERS, read_failed};
 use crate::db::Space;
-use crate::dlq::{Place, Shelf, Which};
 use crate::error::HubError;
-use crate::frame::{
-    AcceptReply, AcceptRequest, AppendReply, AppendRequest, CancelRequest, Entry, FeedRequest, RebuildReply, ReleaseRequest, ReserveReply,
-    ReserveRequest,
-};
+use crate::frame::Entry;
 use crate::job::{Counts, JobId, JobRecord};
 use crate::keys;
 use crate::limit::Limits;
 use crate::listing::{self, Recent};
-use crate::outcome::StatusPart;
+use crate::pace::Pace;
 use crate::record::Part;
-use crate::replay::{Done, Revival};
 use crate::reply::Reply;
 use crate::reserve::Owners;
 use crate::stage::{Stage, Touched};
-use crate::sweep::Returned;
 use crate::tell::{self, Said};
 use crate::usage::Usage;
 
 /// A group takes at most this many commands and, once above, no more bytes.
 const GROUP_COMMANDS: usize = 2048;
 const GROUP_BYTES: usize = 8 << 20;
+/// How often it is looked whether enough has gathered.
+const GATHER_LOOK: Duration = Duration::from_micros(500);
 /// Decoded jobs kept: those that are being worked on.
 const CACHED_JOBS: usize = 20_000;
 
 /// Jobs of which is remembered that nothing is settled.
 const UNTOUCHED_JOBS: usize = 100_000;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-#[allow(missing_docs)]
-pub enum Command {
-    Reserve {
-        request: ReserveRequest,
-        connection: u64,
-        reply: Reply<ReserveReply>,
-    },
-    Release {
-        request: ReleaseRequest,
-        reply: Reply<()>,
-    },
-    Accept {
-        request: Box<AcceptRequest>,
-        reply: Reply<AcceptReply>,
-    },
-    Append {
-        request: AppendRequest,
-        reply: Reply<AppendReply>,
-    },
-    Cancel {
-        request: CancelRequest,
-        reply: Reply<()>,
-    },
-    /// A connection is gone, and with it the reservations it was working on.
-    Disconnected {
-        connection: u64,
-    },
-    /// The outbox is published up to and with this sequence.
-    OutboxDone {
-        up_to: u64,
-        reply: Reply<()>,
-    },
-    /// This was read from an external broker.
-    Feed {
-        request: FeedRequest,
-        reply: Reply<()>,
-    },
-    /// Manifests below this sequence are safely in the store.
-    ManifestsWritten {
-        below: u64,
-        reply: Reply<()>,
-    },
-    /// A retry record is due: its batches go back to `jobs.tasks`.
-    Move {
-        tier: u32,
-        base: u64,
-        parts: Vec<Part>,
-        reply: Reply<()>,
-    },
-    /// Records of a partition go; it starts at `start` then.
-    Trim {
-        topic: Topic,
-        partition: u32,
-        bases: Vec<u64>,
-        start: u64,
-        reply: Reply<()>,
-    },
-    /// Dead letters go back to work.
-    Replay {
-        chunk: Vec<(JobId, Vec<Revival>)>,
-        reply: Reply<Done>,
-    },
-    /// Entries of the dead letters go.
-    Purge {
-        shelf: Shelf,
-        chunk: Vec<(Place, Vec<Which>)>,
-        reply: Reply<u64>,
-    },
-    /// The hub closes: the last command.
-    Stop,
-    /// Lost tasks go back into the queue, unless the job has changed since `seen_ms`.
-    PutBack {
-        id: JobId,
-        seen_ms: u64,
-        tasks: Vec<Returned>,
-        reply: Reply<u64>,
-    },
-    /// Objects of these jobs are about to be removed: nobody replays them meanwhile. Those that are settled.
-    CollectBegin {
-        jobs: Vec<JobId>,
-        reply: Reply<Vec<JobId>>,
-    },
-    /// That is over, and these keys leave the collector's queue.
-    CollectEnd {
-        jobs: Vec<JobId>,
-        done: Vec<Bytes>,
-        reply: Reply<()>,
-    },
-    /// Posts that were never accepted are given up. Those whose manifests may go.
-    Abandon {
-        jobs: Vec<JobId>,
-        reply: Reply<Vec<JobId>>,
-    },
-    /// Manifests of such posts are gone.
-    Forget {
-        jobs: Vec<JobId>,
-        reply: Reply<()>,
-    },
-    /// A job's counts and listings are made again from its outcomes; whether anything was wrong.
-    Recount {
-        id: JobId,
-        reply: Reply<bool>,
-    },
-    /// An open job has been silent since then.
-    EndDirect {
-        id: JobId,
-        seen_ms: u64,
-        reply: Reply<()>,
-    },
-    /// What a pack of remembered URLs names goes.
-    ForgetUrls {
-        pack: Bytes,
-        reply: Reply<()>,
-    },
-    /// A job that is not known, with what became of its resources as far as that is known.
-    Rebuild {
-        request: Box<AcceptRequest>,
-        outcomes: Vec<ResourceOutcome>,
-        reply: Reply<RebuildReply>,
-    },
-    /// What was reported is projected once more; how many resources it settled.
-    Restate {
-        statuses: Vec<StatusPart>,
-        reply: Reply<u64>,
-    },
-    /// The next hub reads its broker's `jobs.status` from the beginning.
-    Reread {
-        reply: Reply<()>,
-    },
-    /// Settled jobs go.
-    Prune {
-        jobs: Vec<JobId>,
-        reply: Reply<()>,
-    },
-}
 
 type Answer = Box<dyn FnOnce(Result<(), HubError>) + Send>;
 
@@ -265,19 +123,28 @@ impl Writer {
     pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         // Groups resemble each other.
         let mut last = 0;
+        let mut pace = Pace::new(Instant::now());
         while let Some(first) = commands.blocking_recv() {
+            if let Some(gather) = pace.gather(Instant::now()) {
+                let until = Instant::now() + gather.time;
+                while commands.len() + 1 < gather.commands && !until.saturating_duration_since(Instant::now()).is_zero() {
+                    // Nobody has to wake this thread for what comes meanwhile.
+                    #[expect(clippy::disallowed_methods, reason = "there is no event to wait for: that is the point")]
+                    std::thread::sleep(GATHER_LOOK.min(until.saturating_duration_since(Instant::now())));
+                }
+            }
             self.stage = Stage::new(self.core.clock.now_ms(), self.sequence + 1, last);
             let totals = self.totals;
             self.apply(first);
-            for _ in 1..GROUP_COMMANDS {
-                if self.stage.bytes >= GROUP_BYTES {
-                    break;
-                }
+            let mut taken = 1;
+            while taken < GROUP_COMMANDS && self.stage.bytes < GROUP_BYTES {
                 match commands.try_recv() {
                     Ok(command) => self.apply(command),
                     Err(_) => break,
                 }
+                taken += 1;
             }
+            pace.begin(Instant::now(), taken);
             if self.stopping {
                 self.note_rest();
             }

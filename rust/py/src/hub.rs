@@ -96,7 +96,8 @@ impl Hub {
 fn start(config: HubConfig, storage: Option<StoreOptions>) -> Result<Running, CoreError> {
     let store = storage.as_ref().map(Remote::open).transpose().map_err(engine_error)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        // One reads, answers and writes for all connections; a second would mostly be woken by the first and find nothing left.
+        .worker_threads(1)
         .thread_name("fetchbox-hub")
         .enable_all()
         .build()
