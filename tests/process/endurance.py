@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -217,8 +218,9 @@ def main() -> int:
         signal.signal(number, lambda *_: over.set())
     try:
         outcome = run(directory, store, plan, over, tell=True)
-    except Exception as error:
-        print(f"FAILED: {error}\nthe data is kept in {directory}", file=sys.stderr, flush=True)
+    except Exception:
+        traceback.print_exc()
+        print(f"FAILED\nthe data is kept in {directory}", file=sys.stderr, flush=True)
         return 1
     print(write(outcome, plan, options.commit, options.results), flush=True)
     shutil.rmtree(directory, ignore_errors=True)
