@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -63,14 +64,27 @@ async def test_what_is_new_is_fed_together_and_read_on_behind_it() -> None:
     assert link.polled == [(0, 2), (2, 0)]
 
 
-async def test_a_failure_is_told_when_all_have_ended_and_nothing_counts_as_read() -> None:
+async def test_a_failure_is_told_when_all_have_ended_and_what_failed_is_not_read() -> None:
     hub = Hub(together=3, broken=0)
     at = [0, 0, 0]
     async with asyncio.timeout(5):
         with pytest.raises(HubUnavailable):
             await _feed(Link([1, 2, 3]), hub)._take(STATUS, at)
     assert sorted(hub.fed) == [(1, 0, 2), (2, 0, 3)]
-    assert at == [0, 0, 0]
+    assert at == [0, 2, 3]
+
+
+@pytest.mark.parametrize("broken", [None, 0])
+async def test_runs_of_a_partition_are_fed_one_after_another_and_none_behind_one_that_failed(broken: int | None) -> None:
+    class Torn(Link):
+        async def poll(self, topic: str, partition: int, offset: int, count: int) -> list[Polled]:
+            return [Polled(partition, 2, [b"x"] * 3), Polled(partition, 7, [b"x"])]
+
+    hub, at = Hub(together=1, broken=broken), [0]
+    async with asyncio.timeout(5):
+        with contextlib.suppress(HubUnavailable):
+            await _feed(Torn([8]), hub)._take(STATUS, at)
+    assert (hub.fed, at) == (([], [0]) if broken == 0 else ([(0, 2, 3), (0, 7, 1)], [8]))
 
 
 @pytest.mark.parametrize(

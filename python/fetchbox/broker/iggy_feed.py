@@ -121,20 +121,19 @@ class IggyFeed:
     async def _take(self, topic: str, at: list[int]) -> bool:
         """Takes over what is new in any partition; whether there was something. What was read together is committed together."""
         ends = await self._in.ends(topic)
-        runs = [
-            run
-            for partition in range(min(len(at), len(ends)))
-            if ends[partition] > at[partition]
-            for run in await self._in.poll(topic, partition, at[partition], READ_MESSAGES)
-        ]
-        feeds = (self._hub.feed(topic, run.partition, run.base_offset, run.messages) for run in runs)
+        grown = [partition for partition in range(min(len(at), len(ends))) if ends[partition] > at[partition]]
+        read = [await self._in.poll(topic, partition, at[partition], READ_MESSAGES) for partition in grown]
         # All have ended before the first failure is told: what is asked anew then overtakes none of them.
-        for failure in await asyncio.gather(*feeds, return_exceptions=True):
+        for failure in await asyncio.gather(*(self._feed(topic, runs, at) for runs in read), return_exceptions=True):
             if isinstance(failure, BaseException):
                 raise failure
+        return any(read)
+
+    async def _feed(self, topic: str, runs: list[Polled], at: list[int]) -> None:
+        """Takes over what was read of one partition, one run after another: behind a later one the hub would pass over an earlier."""
         for run in runs:
+            await self._hub.feed(topic, run.partition, run.base_offset, run.messages)
             at[run.partition] = run.base_offset + len(run.messages)
-        return bool(runs)
 
     async def _move_retries(self) -> None:
         at = await self._place(RETRY)
