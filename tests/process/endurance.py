@@ -205,6 +205,8 @@ def main() -> int:
         seed=options.seed,
         slope=None if options.no_slope else MOST_SLOPE,
     )
+    if options.seconds < 3 * options.sample_every or not 0 <= options.warm_up < 1:
+        parser.error("--seconds: at least three times --sample-every; --warm-up: a share of them, 0.15 say")
     if options.directory is not None:
         options.directory.mkdir(parents=True, exist_ok=True)
         if any(options.directory.iterdir()):
