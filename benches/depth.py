@@ -31,7 +31,10 @@ def main() -> int:
         "events": "read" if arguments.events else "not read",
     }
     suffix = (f"-{arguments.rate:g}" if arguments.rate else "") + ("-quick" if arguments.quick else "")
-    queued, settled = Result(f"depth{suffix}", parameters, HERE), Result(f"settled{suffix}", {**parameters, "jobs/s asked": arguments.rate or "all"}, HERE)
+    queued, settled = (
+        Result(f"depth{suffix}", parameters, HERE),
+        Result(f"settled{suffix}", {**parameters, "jobs/s asked": arguments.rate or "all"}, HERE),
+    )
     for depth in (int(text) for text in arguments.depths.split(",") if text):
         plan = pipeline.Depth(
             max(depth // scale, 10_000), drain_seconds=arguments.drain_seconds, concurrency=arguments.concurrency, disk=arguments.disk
