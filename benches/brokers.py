@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from common import HERE, finish, parser, say
+from common import HERE, finish, on_brokers, parser, say
 
-from fetchbox.bench import pipeline, table
+from fetchbox.bench import pipeline
 from fetchbox.bench.iggy import SERVER
 from fetchbox.bench.results import Result
 
@@ -26,14 +27,12 @@ def main() -> int:
     tasks = arguments.tasks // 10 if arguments.quick else arguments.tasks
     settings = {"bytes a file": arguments.size, "resources a job": arguments.per_job, "concurrency": arguments.concurrency}
     result = Result("brokers-quick" if arguments.quick else "brokers", {**settings, "rounds": rounds}, HERE)
-    for _ in range(rounds):
-        for iggy in (False, True):
-            plan = pipeline.Spine(tasks, "stored", arguments.per_job, arguments.concurrency, arguments.disk, size=arguments.size, iggy=iggy)
-            result.rounds.append(pipeline.spine(plan, say))
-    for broker in ("embedded", "iggy"):
-        rows = [row for row in result.rounds if row["broker"] == broker]
-        numbers = [{key: value for key, value in row.items() if not isinstance(value, str)} for row in rows]
-        result.rows.append({"broker": broker, **table.medians(numbers)})
+
+    def run(iggy: bool) -> dict[str, Any]:
+        plan = pipeline.Spine(tasks, "stored", arguments.per_job, arguments.concurrency, arguments.disk, size=arguments.size, iggy=iggy)
+        return pipeline.spine(plan, say)
+
+    on_brokers(result, rounds, run)
     return finish(result, arguments)
 
 

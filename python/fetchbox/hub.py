@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import orjson
@@ -52,6 +53,8 @@ async def _feed_until_drained(config: Config, control: Control) -> None:
     from fetchbox.broker import HubConnection
     from fetchbox.broker.iggy_feed import IggyFeed
 
+    # The client's runtime, the only one here that asks: a second thread of it would do nothing but be woken.
+    os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
     connection = HubConnection(config, "operator", name="feed", url=f"unix://{hub_socket(config)}")
     feed = IggyFeed(config, connection)
     control.add_metrics(feed.metrics)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fetchbox.broker.iggy import SEND_BYTES, Polled, _split
-from fetchbox.broker.iggy_feed import IggyFeed
+from fetchbox.broker.iggy_feed import READ_MESSAGES, IggyFeed
 from fetchbox.broker.topics import STATUS
 from fetchbox.config import load
 from fetchbox.errors import HubUnavailable
@@ -62,6 +62,24 @@ async def test_what_is_new_is_fed_together_and_read_on_behind_it() -> None:
     assert at == [5, 0, 9, 4]
     assert not await _feed(link, hub)._take(STATUS, at)
     assert link.polled == [(0, 2), (2, 0)]
+
+
+async def test_more_than_one_poll_brings_is_read_on_at_once() -> None:
+    link, hub = Link([READ_MESSAGES + 5]), Hub(together=1)
+    at = [0]
+    async with asyncio.timeout(5):
+        assert await _feed(link, hub)._take(STATUS, at)
+    assert hub.fed == [(0, 0, READ_MESSAGES), (0, READ_MESSAGES, 5)]
+    assert at == [READ_MESSAGES + 5]
+
+
+async def test_what_the_server_has_no_more_is_not_waited_for() -> None:
+    class Emptied(Link):
+        async def poll(self, topic: str, partition: int, offset: int, count: int) -> list[Polled]:
+            return []
+
+    async with asyncio.timeout(5):
+        assert not await _feed(Emptied([3]), Hub(together=1))._take(STATUS, [0])
 
 
 async def test_a_failure_is_told_when_all_have_ended_and_what_failed_is_not_read() -> None:

@@ -14,12 +14,11 @@ from fetchbox.api.settings import Settings
 from fetchbox.api.tail import LogTail
 from fetchbox.api.types import Core, Hub
 from fetchbox.api.watch import Watch
+from fetchbox.broker.topics import TASKS
 from fetchbox.handler_host import HandlerHost
 
 if TYPE_CHECKING:
     from fetchbox.tracing import Traces
-
-TASKS_TOPIC = "jobs.tasks"
 
 
 @dataclass
@@ -73,5 +72,5 @@ class Service:
         """Asks the hub how many partitions jobs.tasks has. Raises HubUnavailable or Refused."""
         answer = orjson.loads(await self.hub.query("topics", {}))
         for topic in answer["topics"]:
-            if topic["topic"] == TASKS_TOPIC:
+            if topic["topic"] == TASKS:
                 self.partitions = len(topic["partitions"])

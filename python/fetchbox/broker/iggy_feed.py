@@ -26,8 +26,9 @@ OUTBOX_BYTES = 4 << 20
 OUTBOX_WAIT_MS = 10_000
 READ_MESSAGES = 2000
 IDLE_SECONDS = (0.005, 0.01, 0.02, 0.05)
-REST_SHARE, REST_MOST = 3.0, 0.2
-"""After reading it rests so many times as long as it took, and seconds at most: at a high rate each call and each commit takes more."""
+REST_SHARE, READ_REST, OUTBOX_REST = 8.0, 0.1, 0.05
+"""After a round that brought something it rests so many times as long as that took, and so many seconds at most: the more there is to do,
+the more each call, each fsync of the server and each commit does of it. A job waits for its first task for no more than OUTBOX_REST."""
 LOGS_SECONDS = 0.1
 """How often logs are looked for. Nobody counts by them."""
 RETRY_LOOK_SECONDS = 1.0
@@ -87,6 +88,7 @@ class IggyFeed:
                 # So that an absence is noticed before there is something to say.
                 await self._out.call(lambda client: client.ping())
                 continue
+            begun = time.monotonic()
             batches: dict[tuple[str, int], list[bytes]] = {}
             for _, posted in items:
                 for topic, partition, messages in posted:
@@ -94,6 +96,7 @@ class IggyFeed:
             for (topic, partition), messages in batches.items():
                 await self._out.publish(topic, partition, messages)
             await self._hub.outbox_done(items[-1][0])
+            await asyncio.sleep(_rest(begun, OUTBOX_REST))
 
     async def _place(self, topic: str) -> list[int]:
         """Where to read on in each partition. Asked anew after every trouble: a feed that was not answered may have been committed."""
@@ -106,7 +109,7 @@ class IggyFeed:
             begun = time.monotonic()
             if await self._take(STATUS, at):
                 quiet = 0
-                rest = min((time.monotonic() - begun) * REST_SHARE, REST_MOST)
+                rest = _rest(begun, READ_REST)
             else:
                 rest = IDLE_SECONDS[min(quiet, len(IDLE_SECONDS) - 1)]
                 quiet += 1
@@ -119,15 +122,19 @@ class IggyFeed:
             await asyncio.sleep(LOGS_SECONDS)
 
     async def _take(self, topic: str, at: list[int]) -> bool:
-        """Takes over what is new in any partition; whether there was something. What was read together is committed together."""
+        """Takes over what is there in any partition; whether there was something. What was read together is committed together."""
         ends = await self._in.ends(topic)
-        grown = [partition for partition in range(min(len(at), len(ends))) if ends[partition] > at[partition]]
-        read = [await self._in.poll(topic, partition, at[partition], READ_MESSAGES) for partition in grown]
-        # All have ended before the first failure is told: what is asked anew then overtakes none of them.
-        for failure in await asyncio.gather(*(self._feed(topic, runs, at) for runs in read), return_exceptions=True):
-            if isinstance(failure, BaseException):
-                raise failure
-        return any(read)
+        found = False
+        while grown := [partition for partition in range(min(len(at), len(ends))) if ends[partition] > at[partition]]:
+            read = [await self._in.poll(topic, partition, at[partition], READ_MESSAGES) for partition in grown]
+            if not any(read):
+                break
+            # All have ended before the first failure is told: what is asked anew then overtakes none of them.
+            for failure in await asyncio.gather(*(self._feed(topic, runs, at) for runs in read), return_exceptions=True):
+                if isinstance(failure, BaseException):
+                    raise failure
+            found = True
+        return found
 
     async def _feed(self, topic: str, runs: list[Polled], at: list[int]) -> None:
         """Takes over what was read of one partition, one run after another: behind a later one the hub would pass over an earlier."""
@@ -209,3 +216,8 @@ class IggyFeed:
         lines.append("# TYPE fetchbox_queue_oldest_age_seconds gauge")
         lines += [f'fetchbox_queue_oldest_age_seconds{{topic="{topic}"}} {age:.3f}' for (topic, _), (_, age) in self._lag.items()]
         return "\n".join(lines) + "\n"
+
+
+def _rest(begun: float, most: float) -> float:
+    """Seconds to rest after a round that began then."""
+    return min((time.monotonic() - begun) * REST_SHARE, most)

@@ -15,6 +15,7 @@ import orjson
 from fetchbox.api.configure import settings_of, store_options
 from fetchbox.api.ids import trace_of
 from fetchbox.api.submit import Post, accept_facts
+from fetchbox.broker.topics import TASKS
 from fetchbox.errors import Refused, StoreError
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ PREFIX = "manifests"
 MANIFEST = re.compile(r"manifests/([^/]+)/([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})/manifest\.json")
 TOGETHER = 16
 """Manifests in work at a time."""
-TASKS_TOPIC = "jobs.tasks"
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Rebuilder:
 
     async def _learn_partitions(self) -> None:
         for topic in orjson.loads(await self._hub.query("topics", {}))["topics"]:
-            if topic["topic"] == TASKS_TOPIC:
+            if topic["topic"] == TASKS:
                 self._partitions = len(topic["partitions"])
 
     async def _manifests(self) -> AsyncIterator[tuple[str, str, str]]:

@@ -153,10 +153,11 @@ def _decoded(topic: str, body: bytes) -> dict[str, Any]:
     from google.protobuf.json_format import MessageToDict
     from google.protobuf.message import DecodeError
 
+    from fetchbox.broker.topics import DLQ, EVENTS, LOGS, STATUS
     from fetchbox.proto import DeadLetterTask, DownloadTask, JobLog, JobStatus
     from fetchbox.telemetry import redact_text
 
-    kinds: dict[str, Any] = {"jobs.logs": JobLog, "jobs.dlq": DeadLetterTask, "jobs.status": JobStatus, "jobs.events": JobStatus}
+    kinds: dict[str, Any] = {LOGS: JobLog, DLQ: DeadLetterTask, STATUS: JobStatus, EVENTS: JobStatus}
     try:
         message = kinds.get(topic, DownloadTask).FromString(body)
     except DecodeError:
@@ -213,6 +214,7 @@ def publish(
     async def work(desk: Desk, _: Config) -> dict[str, Any]:
         from uuid_utils import uuid7
 
+        from fetchbox.broker.topics import STATUS, TASKS
         from fetchbox.proto import DownloadTask, JobState, JobStatus
 
         job_id = job or str(uuid7())
@@ -227,10 +229,10 @@ def publish(
                     raise UsageError(f"--header {text!r} is not 'Name: value'")
                 task.headers.add(name=name.strip().lower(), value=value.strip())
             tasks.append(task.SerializeToString())
-        placed = await desk.publish("jobs.tasks", tasks) if tasks else []
+        placed = await desk.publish(TASKS, tasks) if tasks else []
         if close:
             status = JobStatus(job_id=job_id, state=JobState.JOB_STATE_COMPLETED)
-            await desk.publish("jobs.status", [status.SerializeToString()])
+            await desk.publish(STATUS, [status.SerializeToString()])
         return {"job_id": job_id, "tasks": [{"partition": partition, "offset": offset} for partition, offset in placed], "closed": close}
 
     told = _with_desk(context, config, work, needs_hub=False)

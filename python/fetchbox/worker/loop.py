@@ -33,7 +33,7 @@ DRAIN_LIMIT = 2048
 """Most outcomes of one report."""
 BACKLOG_LIMIT = 65_536
 """Most tasks that wait in the engine, over all partitions: about 64 MiB."""
-REST_SHARE, REST_MOST = 3.0, 0.2
+REST_SHARE, REST_MOST = 8.0, 0.1
 """Between two reports it rests so many times as long as publishing the last took, and seconds at most: streams that take long get fewer
 and larger reports."""
 LOOK_SECONDS = 0.01
