@@ -64,6 +64,11 @@ class HubConnection:
         """Why the hub does not answer, in a sentence; empty while it does."""
         return self._client.trouble()
 
+    @property
+    def report_rest(self) -> float:
+        """None: a report is one call and one commit."""
+        return 0.0
+
     def on_connected(self, callback: Callable[[bool], None]) -> None:
         """Calls back with True when the connection is made and with False when it is lost."""
         self._on_connected.append(callback)

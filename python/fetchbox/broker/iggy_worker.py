@@ -35,6 +35,7 @@ EVENTS_SECONDS = 0.2
 SETTLED_TIMEOUT = 2.0
 """Seconds that the hub may take to say what is settled, before the worker goes on without."""
 AGAIN_SECONDS = 0.5
+REPORT_REST = 0.1
 
 
 class IggyConnection:
@@ -64,6 +65,11 @@ class IggyConnection:
     def trouble(self) -> str | None:
         """Why not."""
         return self._link.trouble
+
+    @property
+    def report_rest(self) -> float:
+        """A report is a call and an fsync of the server for each partition of each topic."""
+        return REPORT_REST
 
     def on_connected(self, callback: Callable[[bool], None]) -> None:
         """Calls back with True when the server answers and with False when it does not any more."""

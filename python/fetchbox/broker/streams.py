@@ -15,6 +15,10 @@ class Streams(Protocol):
     def connected(self) -> bool:
         """Whether it answers at the moment."""
 
+    @property
+    def report_rest(self) -> float:
+        """Seconds that a worker with downloads under way gathers outcomes at most. What it holds is done again if it dies."""
+
     def on_connected(self, callback: Callable[[bool], None]) -> None:
         """Calls back with True when it answers and with False when it does not any more; then groups are to be entered anew."""
 

@@ -110,7 +110,7 @@ class Worker(Section):
     memory_budget: Size = 256_000_000
     """Bytes of bodies held in memory at once, in each process."""
     flush_interval: DurationOrZero = 0.02
-    """How long outcomes wait for others to share one durable commit; longer where publishing takes long (0.1 s at most)."""
+    """How long outcomes wait for others to share one durable commit; on Iggy longer where publishing takes long (0.1 s)."""
 
 
 class Retention(Section):

@@ -33,9 +33,8 @@ DRAIN_LIMIT = 2048
 """Most outcomes of one report."""
 BACKLOG_LIMIT = 65_536
 """Most tasks that wait in the engine, over all partitions: about 64 MiB."""
-REST_SHARE, REST_MOST = 8.0, 0.1
-"""Between two reports it rests so many times as long as publishing the last took, and seconds at most: streams that take long get fewer
-and larger reports."""
+REST_SHARE = 8.0
+"""Between two reports it rests so many times as long as publishing the last took, where the streams are such that this pays."""
 LOOK_SECONDS = 0.01
 RETRY_FIRST = 0.05
 RETRY_MOST = 2.0
@@ -224,7 +223,7 @@ class WorkerLoop:
             await self._finished.wait()
             # Outcomes that finish within the interval share one durable commit.
             await asyncio.sleep(self._flush_interval)
-            await self._rest(min(self._publishing_took * REST_SHARE, REST_MOST) - self._flush_interval)
+            await self._rest(min(self._publishing_took * REST_SHARE, self._hub.report_rest) - self._flush_interval)
             self._finished.clear()
             async with self._reporting:
                 begun = time.monotonic()
