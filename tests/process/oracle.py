@@ -67,6 +67,8 @@ class Oracle:
         self.client = client
         self.store = store
         self.journal = journal
+        # An origin may have served others before.
+        self._asked_before = journal.total
         self._root = os.path.realpath(store)
         self._acknowledgements = acknowledgements
         self.acknowledged: dict[str, Load] = {}
@@ -232,7 +234,7 @@ class Oracle:
             for wanted in load.resources:
                 if wanted.state == "stored" and not wanted.target.startswith("http"):
                     assert seen[wanted.target] > 0, f"stored, but never asked for: {wanted}"
-        requests = seen.total()
+        requests = seen.total() - self._asked_before
         assert requests <= ratio * resources, f"{requests} requests for {resources} tasks are more than {ratio} each"
         return requests
 

@@ -7,9 +7,9 @@ that dies come to another one. What fails is tried again with growing pauses, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -47,6 +47,8 @@ FAILURES = 200
 PAUSES = (1.0, 5.0, 30.0, 120.0, 300.0, 600.0, 1200.0, 1200.0)
 """Seconds before each further try."""
 COMMIT_INTERVAL = 0.1
+LAST_COMMIT_SECONDS = 1.0
+"""How long the hub may take at the end to hear what is done with."""
 RETRY_FIRST = 0.05
 RETRY_MOST = 2.0
 
@@ -62,6 +64,7 @@ class Finisher:
         self._follower = Follower(EVENTS, FINISH, member)
         self._joined = False
         self._places: dict[int, deque[Place]] = {}
+        self._uncommitted: dict[int, int] = {}
         self._room = asyncio.Semaphore(OUTSTANDING)
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._receivers: dict[str, tuple[asyncio.Semaphore, int]] = {}
@@ -77,7 +80,7 @@ class Finisher:
             self._callbacks.reload(config, blocked)
 
     async def run(self) -> None:
-        """Reads, finishes and commits. What is under way when it is cancelled comes again, to another worker."""
+        """Reads, finishes and commits. What is under way when it is cancelled comes again, to another worker; what is done does not."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._commit_forever())
@@ -92,6 +95,10 @@ class Finisher:
                             await self._room.acquire()
                             group.create_task(self._finish(place, entry))
         finally:
+            # Without an answer it is done once more, which is allowed.
+            with contextlib.suppress(Unavailable, Refused, TimeoutError):
+                async with asyncio.timeout(LAST_COMMIT_SECONDS):
+                    await self._commit()
             if self._callbacks is not None:
                 await self._callbacks.close()
 
@@ -241,7 +248,7 @@ class Finisher:
             except HandlerError as error:
                 raise _Failed(f"{error.code}: {error}") from error
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _receiver(self, name: str) -> AsyncIterator[None]:
         slots, users = self._receivers.get(name, (asyncio.Semaphore(PER_RECEIVER), 0))
         self._receivers[name] = (slots, users + 1)
@@ -264,13 +271,18 @@ class Finisher:
             await self._moved.wait()
             await asyncio.sleep(COMMIT_INTERVAL)
             self._moved.clear()
-            mine = set(self._follower.partitions())
-            for partition in self._places.keys() - mine:
-                # Whoever has it now begins where we committed.
-                del self._places[partition]
-            offsets = [(partition, behind) for partition in mine if (behind := self._advance(partition)) is not None]
-            if offsets:
-                await self._again_until_answered(lambda offsets=offsets: self._hub.commit(self._follower, offsets))  # type: ignore[misc]
+            await self._again_until_answered(self._commit)
+
+    async def _commit(self) -> None:
+        mine = set(self._follower.partitions())
+        for partition in (self._places.keys() | self._uncommitted.keys()) - mine:
+            # Whoever has it now begins where we committed.
+            self._places.pop(partition, None)
+            self._uncommitted.pop(partition, None)
+        self._uncommitted |= {partition: behind for partition in mine if (behind := self._advance(partition)) is not None}
+        if offsets := dict(self._uncommitted):
+            await self._hub.commit(self._follower, list(offsets.items()))
+            self._uncommitted = {partition: behind for partition, behind in self._uncommitted.items() if offsets.get(partition) != behind}
 
     def _advance(self, partition: int) -> int | None:
         places, behind = self._places.get(partition), None
