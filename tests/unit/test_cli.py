@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fetchbox.cli import COMMANDS, run
+from fetchbox.cli import COMMANDS, run, whole
 from fetchbox.testing import content, spawned_origin, to_toml
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,31 @@ def fetchbox(*arguments: str, timeout: float = 30, **environment: str) -> subpro
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FETCHBOX")}
     command = [sys.executable, "-m", "fetchbox.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**kept, **environment}, cwd="/", check=False)
+
+
+class Reluctant(io.RawIOBase):
+    """Takes at most ten bytes at a time, as a pipe does whose writer is disturbed."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        some = bytes(data[:10])
+        self.taken += some
+        return len(some)
+
+
+def test_without_a_buffer_nothing_of_a_long_text_is_lost() -> None:
+    raw = Reluctant()
+    bare = io.TextIOWrapper(raw, encoding="utf-8", write_through=True)  # type: ignore[type-var]  # what python -u makes of stdout
+    text = "ä" * 1000
+    whole(bare).write(f"{text}\n")
+    assert raw.taken.decode() == f"{text}\n"
+    buffered = io.TextIOWrapper(io.BytesIO())
+    assert whole(buffered) is buffered
 
 
 def test_get_loads_neither_models_nor_a_terminal(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from io import BufferedWriter, RawIOBase, TextIOWrapper
+from typing import NoReturn, TextIO
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("up", "Run everything on this machine: api, workers and hub."),
@@ -39,6 +40,7 @@ CLOSED_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point `fetchbox`: runs a command and ends the process with its status."""
+    sys.stdout = whole(sys.stdout)
     try:
         status = run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -51,6 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         forget(1)
     _end(status)
+
+
+def whole(stream: TextIO) -> TextIO:
+    """The stream, with a buffer if it has none, as under PYTHONUNBUFFERED: a pipe may take a part only of a long text, and Python would
+    drop the rest without a word."""
+    raw = getattr(stream, "buffer", None)
+    if not isinstance(raw, RawIOBase):
+        return stream
+    return TextIOWrapper(BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=True)
 
 
 def _end(status: int) -> NoReturn:
