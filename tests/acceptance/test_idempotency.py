@@ -147,7 +147,7 @@ def test_case_38_crowds_with_one_key_each_while_apis_and_the_hub_are_killed(tmp_
     chance = random.Random(seed)
     overrides = {"server": {"processes": 2}, "job_types": {"handled": {"handler": "fetchbox.handlers:Handler"}}}
     with Service(tmp_path, overrides, script=HASTY).start() as service:
-        oracle = Oracle(service.http, service.assets, origin.journal)
+        oracle = Oracle(service.http, service.assets, origin.journal, asked_before=origin.journal.total)
         killed: list[str] = []
 
         def kill(stopped: threading.Event) -> None:

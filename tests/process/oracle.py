@@ -60,15 +60,17 @@ class Report:
 class Oracle:
     """Journals what was acknowledged and checks everything against it. Thread-safe.
 
-    `acknowledgements` gets a line for each acknowledgement as it comes: key, job, status.
+    `acknowledgements` gets a line for each acknowledgement as it comes: key, job, status. `asked_before` is how many requests of others
+    the journal already held.
     """
 
-    def __init__(self, client: Client, store: Path, journal: Journal, acknowledgements: TextIO | None = None) -> None:
+    def __init__(
+        self, client: Client, store: Path, journal: Journal, acknowledgements: TextIO | None = None, asked_before: int = 0
+    ) -> None:
         self.client = client
         self.store = store
         self.journal = journal
-        # An origin may have served others before.
-        self._asked_before = journal.total
+        self._asked_before = asked_before
         self._root = os.path.realpath(store)
         self._acknowledgements = acknowledgements
         self.acknowledged: dict[str, Load] = {}
