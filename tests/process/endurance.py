@@ -22,6 +22,7 @@ from pathlib import Path
 from fetchbox.bench import machine
 from fetchbox.bench.nginx import Files, find_nginx, memory_directory, static_origin
 from fetchbox.bench.results import Result
+from fetchbox.bench.service import disk_bytes
 from tests.process import gauges
 from tests.process.background import Background
 from tests.process.busy import FILE_BYTES, Busy, Origins, overrides
@@ -127,7 +128,7 @@ def run(directory: Path, store: Path, plan: Plan, over: threading.Event, *, quic
 def sample(service: Service, busy: Busy, seconds: float) -> gauges.Sample:
     """What is to be seen now."""
     processes = gauges.read_service(service.process.pid)
-    return gauges.Sample(seconds, busy.settled, processes, gauges.disk_bytes(service.data_dir / "hub"), service.log_path.stat().st_size)
+    return gauges.Sample(seconds, busy.settled, processes, disk_bytes(service.data_dir / "hub"), service.log_path.stat().st_size)
 
 
 def progress(samples: list[gauges.Sample], busy: Busy) -> str:

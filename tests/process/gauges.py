@@ -53,18 +53,6 @@ def read_service(pid: int) -> dict[str, Reading]:
     return {process.command.removeprefix("fetchbox: ").strip(): read(process.pid) for process in [top, *descendants(pid)]}
 
 
-def disk_bytes(directory: Path) -> int:
-    """Bytes that the files below a directory take. Files may come and go meanwhile."""
-    total = 0
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return total
-
-
 def slope(points: Sequence[tuple[float, float]]) -> float:
     """Least squares: how much the second coordinate grows for one of the first. 0 when the first does not change."""
     if len(points) < 2:

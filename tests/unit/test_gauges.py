@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from tests.process.busy import metrics
-from tests.process.gauges import MIB, PER_TASKS, Reading, Sample, broken, disk_bytes, read, rises, rows, slope
+from tests.process.gauges import MIB, PER_TASKS, Reading, Sample, broken, read, rises, rows, slope
+
+from fetchbox.bench.service import disk_bytes
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,14 @@ impl Writer {
         while let Some(first) = commands.blocking_recv() {
             if let Some(gather) = pace.gather(Instant::now()) {
                 let until = Instant::now() + gather.time;
-                while commands.len() + 1 < gather.commands && !until.saturating_duration_since(Instant::now()).is_zero() {
+                while commands.len() + 1 < gather.commands {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
                     // Nobody has to wake this thread for what comes meanwhile.
                     #[expect(clippy::disallowed_methods, reason = "there is no event to wait for: that is the point")]
-                    std::thread::sleep(GATHER_LOOK.min(until.saturating_duration_since(Instant::now())));
+                    std::thread::sleep(GATHER_LOOK.min(left));
                 }
             }
             self.stage = Stage::new(self.core.clock.now_ms(), self.sequence + 1, last);
