@@ -12,6 +12,7 @@ use crate::direct::Closer;
 use crate::error::HubError;
 use crate::keep;
 use crate::manifests;
+use crate::reclaim;
 use crate::reply::Reply;
 use crate::retention::Retainer;
 use crate::retry_mover::Mover;
@@ -82,8 +83,8 @@ impl Core {
 pub type Work = fn(&Arc<Core>);
 
 /// The threads by name.
-pub fn tasks() -> [(&'static str, Work); 3] {
-    [("hub-upkeep", upkeep), ("hub-manifests", manifests::run), ("hub-keeper", keep::run)]
+pub fn tasks() -> [(&'static str, Work); 4] {
+    [("hub-upkeep", upkeep), ("hub-manifests", manifests::run), ("hub-keeper", keep::run), ("hub-reclaim", reclaim::run)]
 }
 
 fn upkeep(core: &Arc<Core>) {
@@ -115,14 +116,25 @@ fn upkeep(core: &Arc<Core>) {
 
 /// Refuses new work while the file system has less space than is kept in reserve.
 fn check_space(core: &Core) {
-    let share = |total: u64| RESERVE_MOST.min((total as f64 * RESERVE_SHARE) as u64);
-    if let Some((free, total)) = space(&core.config.path) {
-        core.full.store(free < core.config.reserve_bytes.unwrap_or(share(total)), Ordering::Relaxed);
+    if let Some(spare) = spare(core) {
+        core.full.store(spare < 0, Ordering::Relaxed);
     }
     if let Some((free, total)) = core.config.store_root.as_deref().and_then(space) {
         core.store_full.store(free < share(total), Ordering::Relaxed);
     }
     core.short.store(descriptors_left() < SPARE_DESCRIPTORS, Ordering::Relaxed);
+}
+
+/// Bytes that are kept free on a file system of this size.
+fn share(total: u64) -> u64 {
+    RESERVE_MOST.min((total as f64 * RESERVE_SHARE) as u64)
+}
+
+/// Bytes that the file system of the ledger has free beside what is kept in reserve; less than none when that is touched.
+pub fn spare(core: &Core) -> Option<i64> {
+    let (free, total) = space(&core.config.path)?;
+    let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    Some(signed(free) - signed(core.config.reserve_bytes.unwrap_or_else(|| share(total))))
 }
 
 /// How many more files this process may open.

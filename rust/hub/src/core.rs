@@ -21,6 +21,7 @@ use crate::health::Told;
 use crate::job::{JobHash, JobId};
 use crate::keep::Keep;
 use crate::metrics::Metrics;
+use crate::reclaim::Reclaim;
 use crate::tail::Tail;
 use crate::writer::Command;
 
@@ -106,6 +107,8 @@ pub struct Core {
     pub upkeep: Signal,
     /// Wakes and ends the thread that writes manifests.
     pub manifests: Signal,
+    /// Gives back the space of what was deleted.
+    pub reclaim: Reclaim,
     /// What keeps ledger and store in order.
     pub keep: Keep,
     /// Why manifests cannot be written.

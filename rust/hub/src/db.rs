@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, CompressionPolicy};
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 
 use crate::config::Durability;
 use crate::error::HubOpenError;
@@ -94,6 +94,17 @@ impl Batch {
     pub fn delete(&mut self, space: Space, key: impl Into<Bytes>) {
         self.items.push((space, key.into(), None));
     }
+}
+
+/// What a keyspace holds, dead or alive.
+#[derive(Debug, Clone, Copy)]
+pub struct Fill {
+    /// Bytes of its tables.
+    pub bytes: u64,
+    /// Items of tables and memtable; a deletion is one, and what it deletes another.
+    pub items: u64,
+    /// Deletions among them that are not carried out yet.
+    pub deletions: u64,
 }
 
 /// The open database.
@@ -185,6 +196,25 @@ impl Db {
     /// Bytes on disk, journals included.
     pub fn disk_bytes(&self) -> u64 {
         self.database.disk_space().unwrap_or(0)
+    }
+
+    /// What a keyspace holds. Walks through its memtable: not for every second.
+    pub fn fill(&self, space: Space) -> Fill {
+        let space = self.space(space);
+        let fresh = space.tree.active_memtable().iter().filter(|item| item.is_tombstone()).count() as u64;
+        Fill { bytes: space.disk_space(), items: space.approximate_len() as u64, deletions: space.tree.tombstone_count() + fresh }
+    }
+
+    /// Has the memtable of a keyspace written to a table, soon.
+    pub fn rotate(&self, space: Space) -> Result<(), DbError> {
+        self.space(space).rotate_memtable()?;
+        Ok(())
+    }
+
+    /// Writes all tables of a keyspace anew, without what was deleted. Takes as long as reading and writing them; the keyspace's other compactions
+    /// wait meanwhile, nobody else does.
+    pub fn compact(&self, space: Space) -> Result<(), DbError> {
+        Ok(self.space(space).major_compact()?)
     }
 
     /// Lets Fjall drop journals when they have grown past the limit. May take a while: not for the writer.

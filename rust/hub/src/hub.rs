@@ -165,6 +165,7 @@ impl Drop for Threads {
         self.core.upkeep.close();
         self.core.manifests.close();
         self.core.keep.signal.close();
+        self.core.reclaim.signal.close();
         for thread in self.background.drain(..) {
             // A panic there has been reported already.
             let _ = thread.join();

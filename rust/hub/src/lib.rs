@@ -52,6 +52,7 @@ mod query_tail;
 mod rebuild;
 #[cfg(test)]
 mod rebuild_tests;
+mod reclaim;
 mod record;
 mod redact;
 mod replay;

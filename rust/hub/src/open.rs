@@ -167,6 +167,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         metrics: Metrics::default(),
         upkeep: Signal::default(),
         manifests: Signal::default(),
+        reclaim: Default::default(),
         keep,
         manifest_trouble: Mutex::new(None),
         told: Default::default(),

@@ -263,7 +263,7 @@ fn trim(core: &Core, topic: Topic, partition: u32) -> Result<bool, HubError> {
         Some(share) => crate::streams::bytes(core, topic, partition).map_err(read_failed)?.saturating_sub(share),
         None => 0,
     };
-    let (mut bases, mut start) = (Vec::new(), from);
+    let (mut bases, mut start, mut bytes) = (Vec::new(), from, 0);
     for item in crate::log::records(core, topic, partition, from, limit).map_err(read_failed)?.take(PER_STEP) {
         let (base, record) = item.map_err(read_failed)?;
         let end = base + record.messages();
@@ -272,6 +272,7 @@ fn trim(core: &Core, topic: Topic, partition: u32) -> Result<bool, HubError> {
         }
         let size: usize = record.parts.iter().map(|part| part.bytes.len()).sum();
         excess = excess.saturating_sub(size as u64);
+        bytes += size as u64;
         bases.push(base);
         start = end;
     }
@@ -280,5 +281,6 @@ fn trim(core: &Core, topic: Topic, partition: u32) -> Result<bool, HubError> {
     }
     let more = bases.len() == PER_STEP;
     core.ask(|reply| Command::Trim { topic, partition, bases, start, reply })?;
+    core.reclaim.deleted(bytes);
     Ok(more)
 }

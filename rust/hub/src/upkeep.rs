@@ -109,6 +109,7 @@ impl Writer {
             let key = record::key(OUTBOX_TOPIC, 0, sequence);
             let size = self.core.db.get(Space::Log, &key).map_err(read_failed)?.map_or(0, |value| value.len() as u64);
             self.outbox_bytes = self.outbox_bytes.saturating_sub(size);
+            self.core.reclaim.deleted(size);
             self.stage.delete(Space::Log, key);
         }
         self.outbox_done = self.outbox_done.max(end);
