@@ -72,6 +72,7 @@ pub enum Command {
         topic: Topic,
         partition: u32,
         bases: Vec<u64>,
+        bytes: u64,
         start: u64,
         reply: Reply<()>,
     },

@@ -99,6 +99,8 @@ pub struct Core {
     pub store_full: AtomicBool,
     /// Hardly any more files can be opened.
     pub short: AtomicBool,
+    /// Commands come by the thousand, whatever becomes of those before.
+    pub steady: AtomicBool,
     pub outbox_bytes: AtomicU64,
     /// Names in the packs of what is remembered of URLs.
     pub remembered: AtomicU64,

@@ -211,6 +211,11 @@ impl Db {
         Ok(())
     }
 
+    /// Whether all that was rotated is in tables.
+    pub fn is_flushed(&self, space: Space) -> bool {
+        self.space(space).tree.sealed_memtable_count() == 0
+    }
+
     /// Writes all tables of a keyspace anew, without what was deleted. Takes as long as reading and writing them; the keyspace's other compactions
     /// wait meanwhile, nobody else does.
     pub fn compact(&self, space: Space) -> Result<(), DbError> {

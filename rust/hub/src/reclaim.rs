@@ -16,8 +16,9 @@ use crate::db::{DbError, Fill, Space};
 const LOOK: Duration = Duration::from_secs(10);
 /// A keyspace with less on disk is left alone.
 const WORTH: u64 = 32 << 20;
-/// What was just deleted is in memory; so long it gets to be written.
-const FLUSH: Duration = Duration::from_secs(1);
+/// What was just deleted is in memory; so long it gets to be written, and so often it is looked whether it is.
+const FLUSH: Duration = Duration::from_secs(30);
+const FLUSH_LOOK: Duration = Duration::from_millis(50);
 /// Compactions of a keyspace take at most this part of the time: deletions that an open view still needs stay whatever is done.
 const REST: u32 = 10;
 
@@ -69,9 +70,12 @@ fn reclaim(core: &Core, space: Space, worth: u64) -> Result<bool, DbError> {
         return Ok(false);
     }
     core.db.rotate(space)?;
-    core.reclaim.signal.rest(FLUSH);
-    if core.reclaim.signal.closed() {
-        return Ok(false);
+    let until = Instant::now() + FLUSH;
+    while !core.db.is_flushed(space) {
+        if core.reclaim.signal.closed() || Instant::now() >= until {
+            return Ok(false);
+        }
+        core.reclaim.signal.rest(FLUSH_LOOK);
     }
     core.reclaim.records.fetch_sub(records, Ordering::Relaxed);
     core.db.compact(space)?;

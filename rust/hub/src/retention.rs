@@ -280,7 +280,6 @@ fn trim(core: &Core, topic: Topic, partition: u32) -> Result<bool, HubError> {
         return Ok(false);
     }
     let more = bases.len() == PER_STEP;
-    core.ask(|reply| Command::Trim { topic, partition, bases, start, reply })?;
-    core.reclaim.deleted(bytes);
+    core.ask(|reply| Command::Trim { topic, partition, bases, bytes, start, reply })?;
     Ok(more)
 }

@@ -41,8 +41,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Deletes records from the head of a partition.
-    pub(crate) fn trim(&mut self, topic: Topic, partition: u32, bases: Vec<u64>, start: u64) {
+    /// Deletes records of so many bytes from the head of a partition, unless that was done already.
+    pub(crate) fn trim(&mut self, topic: Topic, partition: u32, bases: Vec<u64>, bytes: u64, start: u64) {
+        if start <= self.core.start.get(topic, partition) {
+            return;
+        }
+        self.core.reclaim.deleted(bytes);
         for base in bases {
             self.stage.delete(Space::Log, record::key(topic as u8, partition, base));
         }

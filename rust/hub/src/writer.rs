@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use fetchbox_failpoint::fail_point;
@@ -35,8 +35,6 @@ use crate::usage::Usage;
 /// A group takes at most this many commands and, once above, no more bytes.
 const GROUP_COMMANDS: usize = 2048;
 const GROUP_BYTES: usize = 8 << 20;
-/// How often it is looked whether enough has gathered.
-const GATHER_LOOK: Duration = Duration::from_micros(500);
 /// Decoded jobs kept: those that are being worked on.
 const CACHED_JOBS: usize = 20_000;
 
@@ -125,17 +123,11 @@ impl Writer {
         let mut last = 0;
         let mut pace = Pace::new(Instant::now());
         while let Some(first) = commands.blocking_recv() {
-            if let Some(gather) = pace.gather(Instant::now()) {
-                let until = Instant::now() + gather.time;
-                while commands.len() + 1 < gather.commands {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        break;
-                    }
-                    // Nobody has to wake this thread for what comes meanwhile.
-                    #[expect(clippy::disallowed_methods, reason = "there is no event to wait for: that is the point")]
-                    std::thread::sleep(GATHER_LOOK.min(left));
-                }
+            let mut gather = pace.gather(Instant::now());
+            while let Some(rest) = gather.as_mut().and_then(|gather| gather.rest(Instant::now(), commands.len() + 1)) {
+                // Nobody has to wake this thread for what comes meanwhile.
+                #[expect(clippy::disallowed_methods, reason = "there is no event to wait for: that is the point")]
+                std::thread::sleep(rest);
             }
             self.stage = Stage::new(self.core.clock.now_ms(), self.sequence + 1, last);
             let totals = self.totals;
@@ -148,7 +140,8 @@ impl Writer {
                 }
                 taken += 1;
             }
-            pace.begin(Instant::now(), taken);
+            pace.begin(Instant::now(), taken, gather);
+            self.core.steady.store(pace.is_steady(), Ordering::Relaxed);
             if self.stopping {
                 self.note_rest();
             }
@@ -224,8 +217,8 @@ impl Writer {
                 let result = self.move_retries(tier, base, parts);
                 self.answer(reply, result);
             }
-            Command::Trim { topic, partition, bases, start, reply } => {
-                self.trim(topic, partition, bases, start);
+            Command::Trim { topic, partition, bases, bytes, start, reply } => {
+                self.trim(topic, partition, bases, bytes, start);
                 self.answer(reply, Ok(()));
             }
             Command::Replay { chunk, reply } => {
