@@ -29,6 +29,8 @@ const IN_FLIGHT: usize = 4096;
 /// While requests come steadily by the thousand, a connection that was read empty is left alone so long: to be woken for each of them costs more than all
 /// else that is done for it here, and they wait for the next commit anyway.
 const READ_REST: Duration = Duration::from_millis(2);
+/// The same of answers, which come by the hundred after each commit: so long after the first they are there.
+const WRITE_REST: Duration = Duration::from_millis(1);
 /// Out of descriptors: others must close theirs first.
 const OTHERS_CLOSE: Duration = Duration::from_millis(50);
 
@@ -171,7 +173,7 @@ async fn connection(core: Arc<Core>, halves: Halves, connection: u64, place: Opt
     let pushes = core.cancelled.subscribe();
     tokio::select! {
         () = read_requests(&core, &peer, reader, replies) => {}
-        () = write_replies(writer, outgoing, pushes, remote) => {}
+        () = write_replies(&core, writer, outgoing, pushes, remote) => {}
     }
 }
 
@@ -248,7 +250,13 @@ async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replie
     }
 }
 
-async fn write_replies(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoing>, mut pushes: broadcast::Receiver<String>, remote: bool) {
+async fn write_replies(
+    core: &Core,
+    mut writer: Writer,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    mut pushes: broadcast::Receiver<String>,
+    remote: bool,
+) {
     // Over a network silence may mean that the hub is gone, or the way to it; whoever sits beside it knows anyway.
     let mut alive = tokio::time::interval(PING_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -268,6 +276,9 @@ async fn write_replies(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoing
         };
         if writer.feed(frame).await.is_err() {
             return;
+        }
+        if core.steady.load(Ordering::Relaxed) {
+            tokio::time::sleep(WRITE_REST).await;
         }
         while let Ok((frame, _room)) = outgoing.try_recv() {
             if writer.feed(frame).await.is_err() {
