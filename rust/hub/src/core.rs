@@ -21,6 +21,7 @@ use crate::health::Told;
 use crate::job::{JobHash, JobId};
 use crate::keep::Keep;
 use crate::metrics::Metrics;
+use crate::pace::Rest;
 use crate::reclaim::Reclaim;
 use crate::tail::Tail;
 use crate::writer::Command;
@@ -99,8 +100,8 @@ pub struct Core {
     pub store_full: AtomicBool,
     /// Hardly any more files can be opened.
     pub short: AtomicBool,
-    /// Commands come by the thousand, whatever becomes of those before.
-    pub steady: AtomicBool,
+    /// Told when commands come steadily by the thousand.
+    pub rest: Rest,
     pub outbox_bytes: AtomicU64,
     /// Names in the packs of what is remembered of URLs.
     pub remembered: AtomicU64,

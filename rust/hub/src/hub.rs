@@ -19,6 +19,7 @@ use crate::core::Core;
 use crate::error::{HubError, HubOpenError};
 use crate::listen::Door;
 use crate::open::{Opened, open};
+use crate::pace::Rest;
 use crate::shelf::{Directory, Shelf};
 use crate::writer::Writer;
 use crate::{background, server};
@@ -110,6 +111,11 @@ impl Hub {
     /// Serves clients until [`Hub::shutdown`]; an error when it cannot listen or when the database failed.
     pub async fn serve(&self) -> Result<(), HubError> {
         server::serve(Arc::clone(&self.core), self.door.clone(), self.stop.subscribe()).await
+    }
+
+    /// What the thread that runs [`Hub::serve`]'s connections takes whenever it has nothing to do.
+    pub fn rest(&self) -> Rest {
+        self.core.rest.clone()
     }
 
     /// Where it listens for other hosts.

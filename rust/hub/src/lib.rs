@@ -94,4 +94,5 @@ pub use frame::{
 };
 pub use hub::Hub;
 pub use job::parse_id as parse_job_id;
+pub use pace::Rest;
 pub use shelf::Shelf;

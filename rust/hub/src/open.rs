@@ -162,7 +162,7 @@ pub fn open(config: HubConfig, clock: Arc<dyn Clock>) -> Result<Opened, HubOpenE
         overfull: AtomicBool::new(false),
         store_full: AtomicBool::new(false),
         short: AtomicBool::new(false),
-        steady: AtomicBool::new(false),
+        rest: Default::default(),
         outbox_bytes: AtomicU64::new(outbox.2),
         remembered: AtomicU64::new(remembered),
         metrics: Metrics::default(),

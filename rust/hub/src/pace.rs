@@ -1,5 +1,7 @@
 //! When the writer begins its next commit: at once while little comes, with more in it while much does.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// While this many commands a second arrive, commits are put off: each costs about as much as a handful of small jobs in it. Below that they begin at once,
@@ -14,6 +16,29 @@ const LOOK: Duration = Duration::from_micros(500);
 const DRY: Duration = Duration::from_millis(2);
 /// The same of both while commands come whatever becomes of those before: nobody waits for the commit.
 const STEADY_LOOK: Duration = Duration::from_millis(5);
+
+/// What the connections' thread sleeps before it waits for more.
+const REST: Duration = Duration::from_millis(2);
+
+/// A rest for the thread that reads and answers, while commands come steadily: to be woken for each of them costs more than all else that it does for it,
+/// and they wait for the next commit anyway.
+#[derive(Debug, Clone, Default)]
+pub struct Rest(Arc<AtomicBool>);
+
+impl Rest {
+    /// Whether there is to be one.
+    pub(crate) fn set(&self, is_due: bool) {
+        self.0.store(is_due, Ordering::Relaxed);
+    }
+
+    /// Takes it, if there is to be one: for [`tokio::runtime::Builder::on_thread_park`].
+    pub fn take(&self) {
+        if self.0.load(Ordering::Relaxed) {
+            #[expect(clippy::disallowed_methods, reason = "what wakes a thread is what is to be put off")]
+            std::thread::sleep(REST);
+        }
+    }
+}
 
 /// How fast commands arrive, and what the next commit is therefore put off for.
 #[derive(Debug)]

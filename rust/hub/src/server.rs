@@ -26,11 +26,6 @@ use crate::writer::Command;
 const GREETING: Duration = Duration::from_secs(10);
 /// Requests of one connection under way at once, until their answers are written; a client beyond that is not read.
 const IN_FLIGHT: usize = 4096;
-/// While requests come steadily by the thousand, a connection that was read empty is left alone so long: to be woken for each of them costs more than all
-/// else that is done for it here, and they wait for the next commit anyway.
-const READ_REST: Duration = Duration::from_millis(2);
-/// The same of answers, which come by the hundred after each commit: so long after the first they are there.
-const WRITE_REST: Duration = Duration::from_millis(1);
 /// Out of descriptors: others must close theirs first.
 const OTHERS_CLOSE: Duration = Duration::from_millis(50);
 
@@ -173,7 +168,7 @@ async fn connection(core: Arc<Core>, halves: Halves, connection: u64, place: Opt
     let pushes = core.cancelled.subscribe();
     tokio::select! {
         () = read_requests(&core, &peer, reader, replies) => {}
-        () = write_replies(&core, writer, outgoing, pushes, remote) => {}
+        () = write_replies(writer, outgoing, pushes, remote) => {}
     }
 }
 
@@ -208,9 +203,6 @@ async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replie
     let mut requests = JoinSet::new();
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
     loop {
-        if core.steady.load(Ordering::Relaxed) && reader.read_buffer().is_empty() {
-            tokio::time::sleep(READ_REST).await;
-        }
         // The reader ends by itself when the client gives no sign of life.
         tokio::select! {
             biased;
@@ -250,13 +242,7 @@ async fn read_requests(core: &Arc<Core>, peer: &Peer, mut reader: Reader, replie
     }
 }
 
-async fn write_replies(
-    core: &Core,
-    mut writer: Writer,
-    mut outgoing: mpsc::Receiver<Outgoing>,
-    mut pushes: broadcast::Receiver<String>,
-    remote: bool,
-) {
+async fn write_replies(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoing>, mut pushes: broadcast::Receiver<String>, remote: bool) {
     // Over a network silence may mean that the hub is gone, or the way to it; whoever sits beside it knows anyway.
     let mut alive = tokio::time::interval(PING_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -276,9 +262,6 @@ async fn write_replies(
         };
         if writer.feed(frame).await.is_err() {
             return;
-        }
-        if core.steady.load(Ordering::Relaxed) {
-            tokio::time::sleep(WRITE_REST).await;
         }
         while let Ok((frame, _room)) = outgoing.try_recv() {
             if writer.feed(frame).await.is_err() {

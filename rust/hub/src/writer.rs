@@ -141,7 +141,7 @@ impl Writer {
                 taken += 1;
             }
             pace.begin(Instant::now(), taken, gather);
-            self.core.steady.store(pace.is_steady(), Ordering::Relaxed);
+            self.core.rest.set(pace.is_steady());
             if self.stopping {
                 self.note_rest();
             }

@@ -1,11 +1,11 @@
 //! `Hub`: opens the database and serves it from a runtime of its own.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fetchbox_hub::{HubConfig, HubOpenError, Shelf};
+use fetchbox_hub::{HubConfig, HubOpenError, Rest, Shelf};
 use pyo3::prelude::*;
 use tokio::runtime::Runtime;
 
@@ -95,7 +95,14 @@ impl Hub {
 
 fn start(config: HubConfig, storage: Option<StoreOptions>) -> Result<Running, CoreError> {
     let store = storage.as_ref().map(Remote::open).transpose().map_err(engine_error)?;
+    let rest = Arc::new(OnceLock::<Rest>::new());
+    let before_parking = Arc::clone(&rest);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .on_thread_park(move || {
+            if let Some(rest) = before_parking.get() {
+                rest.take();
+            }
+        })
         // One reads, answers and writes for all connections; a second would mostly be woken by the first and find nothing left.
         .worker_threads(1)
         .thread_name("fetchbox-hub")
@@ -105,6 +112,7 @@ fn start(config: HubConfig, storage: Option<StoreOptions>) -> Result<Running, Co
     let guard = runtime.enter();
     let hub = Arc::new(fetchbox_hub::Hub::open(config).map_err(open_error)?);
     drop(guard);
+    rest.get_or_init(|| hub.rest());
     if let Some(store) = &store {
         hub.keep_store(Arc::clone(store) as Arc<dyn Shelf>);
     }
