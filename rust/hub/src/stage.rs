@@ -7,6 +7,7 @@ use bytes::Bytes;
 use fetchbox_model::batch::BatchBuilder;
 use fetchbox_model::stream::Topic;
 use prost::Message;
+use smallvec::SmallVec;
 
 use crate::db::{Batch, Space};
 use crate::dlq::{self, Letter, Letters, Shelf};
@@ -39,11 +40,14 @@ pub struct Touched {
     pub objects: Option<BTreeMap<u32, Object>>,
 }
 
+/// Batches of a record. Most have one, of a small job: an allocation for each would cost as much as the rest of this.
+type Parts = SmallVec<[Part; 1]>;
+
 /// Appends to one partition.
 #[derive(Debug, Default)]
 struct Appended {
     /// Base offset and batches of each record to write.
-    records: Vec<(u64, Vec<Part>)>,
+    records: SmallVec<[(u64, Parts); 1]>,
     bytes: usize,
     /// The hub's own messages behind all of that: the base offset of the first, and the batch that they make.
     own: Option<(u64, BatchBuilder)>,
@@ -52,7 +56,7 @@ struct Appended {
 impl Appended {
     fn add(&mut self, base: u64, part: Part) {
         if self.records.is_empty() || self.bytes >= RECORD_BYTES {
-            self.records.push((base, Vec::new()));
+            self.records.push((base, Parts::new()));
             self.bytes = 0;
         }
         self.bytes += part.bytes.len();

@@ -486,7 +486,9 @@ impl Writer {
     /// The partition of a job's messages. A job is asked for twice or three times in a row.
     fn partition_of(&mut self, job_id: &str, partitions: u32) -> u32 {
         if self.hashed.0 != job_id {
-            self.hashed = (job_id.to_owned(), fetchbox_model::manifest::head_of(job_id));
+            self.hashed.0.clear();
+            self.hashed.0.push_str(job_id);
+            self.hashed.1 = fetchbox_model::manifest::head_of(job_id);
         }
         fetchbox_model::manifest::partition_at(self.hashed.1, partitions)
     }
