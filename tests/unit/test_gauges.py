@@ -92,7 +92,7 @@ def test_this_very_process_is_read(tmp_path: Path) -> None:
         file.write(bytes(100_000))
         file.flush()
         # Pages of its own: an allocator may answer from memory that this process has long had.
-        with mmap.mmap(-1, 32 * MIB) as ballast:
+        with mmap.mmap(-1, 32 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as ballast:
             ballast.write(bytes([1]) * len(ballast))
             after = read(os.getpid())
         assert disk_bytes(tmp_path) >= 100_000
