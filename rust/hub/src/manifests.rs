@@ -28,7 +28,7 @@ const WORTH_PACKING: usize = 4 << 10;
 /// Files written before one sync makes all of them durable.
 const ROUND: usize = 256;
 /// Rounds that had less to do begin so long after one another: what each costs beside its files is a commit and a sync, and nobody waits for the files.
-const GAP: Duration = Duration::from_millis(40);
+const GAP: Duration = Duration::from_millis(50);
 /// How long to wait after a failure, such as a full disk.
 const RETRY: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(5);
