@@ -67,7 +67,7 @@ pub enum Command {
         parts: Vec<Part>,
         reply: Reply<()>,
     },
-    /// Records of a partition go; it starts at `start` then.
+    /// Records of a partition go, of so many bytes; it starts at `start` then.
     Trim {
         topic: Topic,
         partition: u32,

@@ -216,8 +216,8 @@ impl Db {
         self.space(space).tree.sealed_memtable_count() == 0
     }
 
-    /// Writes all tables of a keyspace anew, without what was deleted. Takes as long as reading and writing them; the keyspace's other compactions
-    /// wait meanwhile, nobody else does.
+    /// Writes all tables of a keyspace anew, without what was deleted. Takes as long as reading and writing them. Other compactions of the keyspace wait
+    /// meanwhile, and Fjall's threads that come to one; memtables are still flushed, so that writing goes on.
     pub fn compact(&self, space: Space) -> Result<(), DbError> {
         Ok(self.space(space).major_compact()?)
     }

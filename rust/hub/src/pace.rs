@@ -64,7 +64,9 @@ pub struct Gather {
     commands: usize,
     /// So long without a new one.
     dry: Duration,
+    /// How often it is looked.
     look: Duration,
+    /// The most commands that were seen, and since when.
     seen: usize,
     seen_at: Instant,
     /// Whether the time ran out while commands were still coming.
