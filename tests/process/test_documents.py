@@ -259,7 +259,10 @@ class World:
             assert process.poll() is None, f"{text} ended with {process.returncode}: {log.read_text(errors='replace')[-2000:]}"
             return ready(log.read_text(errors="replace"))
 
-        wait_until(is_ready, LIMIT, what=f"`{text}` to be ready")
+        try:
+            wait_until(is_ready, LIMIT, what=f"`{text}` to be ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{log.read_text(errors='replace')[-4000:]}") from None
         return process
 
     def end(self, process: subprocess.Popen[bytes]) -> int:

@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
+from pathlib import Path
+
+
+RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST = 10_000
+TRIES = 100
+
+_given: set[int] = set()
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nothing listened on a moment ago, so a connection to it is refused."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    """A TCP port that nothing listened on a moment ago, so a connection to it is refused.
+
+    It lies below those that the system gives to outgoing connections and to sockets that ask for any port, so that none of them takes it
+    before its user does, and this process is given it once. Where the system leaves no such range it is any free port.
+    """
+    try:
+        first = int(RANGE.read_text().split()[0])
+    except (OSError, ValueError):
+        first = 0
+    for _ in range(TRIES if first > LOWEST + TRIES else 0):
+        port = secrets.choice(range(LOWEST, first))
+        if port not in _given and _is_free(host, port):
+            _given.add(port)
+            return port
+    with _socket(host) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def _socket(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def _is_free(host: str, port: int) -> bool:
+    with _socket(host) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
 
 
 class BlackHole:

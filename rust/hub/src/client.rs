@@ -106,17 +106,23 @@ pub struct HubClient {
 impl HubClient {
     /// Starts connecting in the background, and reconnects until [`HubClient::close`].
     pub fn start(handle: &tokio::runtime::Handle, options: ClientOptions) -> HubClient {
+        Self::start_subscribed(handle, options).0
+    }
+
+    /// The same with all its pushes: the first connection may be made before a later [`HubClient::subscribe`].
+    pub fn start_subscribed(handle: &tokio::runtime::Handle, options: ClientOptions) -> (HubClient, broadcast::Receiver<Push>) {
+        let (sender, pushes) = broadcast::channel(PUSHES);
         let shared = Arc::new(Shared {
             token: Mutex::new(options.token.clone()),
             options,
             link: watch::Sender::new(None),
             trouble: watch::Sender::new("not connected yet".to_owned()),
-            pushes: broadcast::Sender::new(PUSHES),
+            pushes: sender,
             closing: watch::Sender::new(false),
             next_id: AtomicU64::new(1),
         });
         handle.spawn(run(Arc::clone(&shared)));
-        HubClient { shared }
+        (HubClient { shared }, pushes)
     }
 
     /// Shows this token from the next connection on; the present one stays.

@@ -125,6 +125,21 @@ async fn a_duplicate_with_other_content_changes_the_description_and_no_count() {
     running.stop().await;
 }
 
+/// On one thread, where the connection is made and used before anybody can subscribe to it.
+#[tokio::test]
+async fn who_subscribes_from_the_start_hears_of_the_first_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(config(dir.path()));
+    let url = format!("unix://{}", running.socket.display());
+    let options = ClientOptions { url, token: None, tls_ca: None, name: "all".into(), role: Role::Operator };
+    let (client, mut pushes) = HubClient::start_subscribed(&tokio::runtime::Handle::current(), options);
+    client.wait_connected(LIMIT).await.unwrap();
+    ask(&client, "jobs", json!({})).await;
+    assert_eq!(pushes.try_recv(), Ok(Push::Connected));
+    assert!(pushes.try_recv().is_err());
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cancel_settles_what_is_pending_pushes_and_changes_a_settled_job_no_more() {
     let dir = tempfile::tempdir().unwrap();

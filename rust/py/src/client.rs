@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 
 use crate::broker::{self, Posted};
 use crate::completion::{Queue, lock};
@@ -73,9 +74,9 @@ impl HubClient {
             .enable_all()
             .build()
             .map_err(|error| CoreError::new("internal", "RUNTIME", error.to_string()))?;
-        let client = fetchbox_hub::HubClient::start(runtime.handle(), options);
         let queue = Arc::new(Queue::new()?);
-        runtime.spawn(forward_pushes(client.clone(), Arc::clone(&queue)));
+        let (client, pushes) = fetchbox_hub::HubClient::start_subscribed(runtime.handle(), options);
+        runtime.spawn(forward_pushes(client.trouble(), pushes, Arc::clone(&queue)));
         Ok(Self {
             guard: Guard::new(),
             client,
@@ -392,9 +393,7 @@ fn object<T: serde::Serialize>(reply: &T) -> Result<Reply, HubError> {
     serde_json::to_value(reply).map(Reply::Object).map_err(|error| HubError::Invalid(error.to_string()))
 }
 
-async fn forward_pushes(client: fetchbox_hub::HubClient, queue: Arc<Queue<Completed>>) {
-    let mut pushes = client.subscribe();
-    let mut trouble = client.trouble();
+async fn forward_pushes(mut trouble: watch::Receiver<String>, mut pushes: broadcast::Receiver<Push>, queue: Arc<Queue<Completed>>) {
     loop {
         let push = tokio::select! {
             push = pushes.recv() => push,
