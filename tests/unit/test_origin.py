@@ -7,6 +7,7 @@ import base64
 import gzip
 import hashlib
 import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fetchbox.origin import Origin, content, content_sha256
+from fetchbox.origin import Origin, content, content_sha256, free_port
 from fetchbox.origin.pattern import BLOCK, blocks
 from fetchbox.origin.routes import ROUTES
 from fetchbox.testing import running_origin, wait_until, wait_until_async
@@ -267,6 +268,14 @@ def test_an_origin_on_a_thread_serves_and_ends() -> None:
 def test_a_port_that_is_taken_is_an_error() -> None:
     with running_origin() as origin, pytest.raises(OSError, match="in use"), running_origin(port=origin.port):
         pass
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_free_port_is_none_of_those_that_connections_take_by_themselves(host: str) -> None:
+    ports = [free_port(host) for _ in range(200)]
+    assert len(set(ports)) == len(ports)
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+        assert max(ports) < server.getsockname()[1]
 
 
 def test_waiting_has_a_limit_and_names_what_it_waited_for() -> None:
