@@ -1,6 +1,6 @@
 """What depth costs: millions of tasks queued without a worker, and a million settled jobs of one resource.
 
-Fills take minutes and gigabytes of disk (see --disk); everything is removed again.
+Fills take minutes and gigabytes of disk (see --disk); everything is removed again. Queued tasks are measured once, whatever --rounds says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 
 from common import HERE, finish, parser, say
 
-from fetchbox.bench import pipeline
+from fetchbox.bench import pipeline, table
 from fetchbox.bench.results import Result
 
 
@@ -22,6 +22,7 @@ def main() -> int:
     made.add_argument("--events", action="store_true", help="the worker of the settled jobs reads jobs.events as well, as workers do")
     made.add_argument("--drain-seconds", type=float, default=20.0)
     made.add_argument("-j", "--concurrency", type=int, default=64)
+    made.set_defaults(rounds=1)
     arguments = made.parse_args()
     scale = 50 if arguments.quick else 1
     parameters = {
@@ -33,7 +34,7 @@ def main() -> int:
     suffix = (f"-{arguments.rate:g}" if arguments.rate else "") + ("-quick" if arguments.quick else "")
     queued, settled = (
         Result(f"depth{suffix}", parameters, HERE),
-        Result(f"settled{suffix}", {**parameters, "jobs/s asked": arguments.rate or "all"}, HERE),
+        Result(f"settled{suffix}", {**parameters, "jobs/s asked": arguments.rate or "all", "rounds": arguments.rounds}, HERE),
     )
     for depth in (int(text) for text in arguments.depths.split(",") if text):
         plan = pipeline.Depth(
@@ -42,7 +43,8 @@ def main() -> int:
         queued.rows.append(pipeline.depth(plan, say))
     if arguments.settled:
         plan_settled = pipeline.Settled(arguments.settled // scale, arguments.rate, events=arguments.events, disk=arguments.disk)
-        settled.rows.append(pipeline.settled_jobs(plan_settled, say))
+        settled.rounds.extend(pipeline.settled_jobs(plan_settled, say) for _ in range(1 if arguments.quick else arguments.rounds))
+        settled.rows.append(table.medians(settled.rounds))
     return max((finish(result, arguments) for result in (queued, settled) if result.rows), default=1)
 
 
