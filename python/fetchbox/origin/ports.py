@@ -7,7 +7,6 @@ import secrets
 import socket
 from pathlib import Path
 
-
 RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOWEST = 10_000
 TRIES = 100

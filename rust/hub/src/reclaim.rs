@@ -53,20 +53,21 @@ pub fn run(core: &Arc<Core>) {
         for (space, until) in &mut rests {
             let begun = Instant::now();
             // What failed is tried again; what is fatal the writer has noticed itself.
-            if begun >= *until && !core.reclaim.signal.closed() && reclaim(core, *space, WORTH).unwrap_or(true) {
+            if begun >= *until && !core.reclaim.signal.closed() && reclaim(core, *space, WORTH, spare(core)).unwrap_or(true) {
                 *until = Instant::now() + begun.elapsed() * REST;
             }
         }
     }
 }
 
-/// Compacts a keyspace with more than that on disk when half of it is dead; whether it did.
-fn reclaim(core: &Core, space: Space, worth: u64) -> Result<bool, DbError> {
+/// Compacts a keyspace with more than that on disk when half of it is dead and the disk, if it is known how much that has to spare, has room for what is
+/// alive; whether it did.
+fn reclaim(core: &Core, space: Space, worth: u64, spare: Option<i64>) -> Result<bool, DbError> {
     let fill = core.db.fill(space);
     let records = if space == Space::Log { core.reclaim.records.load(Ordering::Relaxed) } else { 0 };
     let dead = dead(&fill, records);
     let alive = (fill.bytes as f64 * (1.0 - dead)) as i64;
-    if fill.bytes < worth || dead < 0.5 || spare(core).is_some_and(|spare| spare < alive) {
+    if fill.bytes < worth || dead < 0.5 || spare.is_some_and(|spare| spare < alive) {
         return Ok(false);
     }
     core.db.rotate(space)?;
@@ -121,18 +122,20 @@ mod tests {
         let bed = Bed::new(|_| {});
         let core = bed.core();
         (0..400).for_each(|number| drop(bed.append("", vec![event(number)], vec![]).unwrap()));
-        assert!(!reclaim(core, Space::Log, MIB).unwrap(), "nothing was forgotten");
+        assert!(!reclaim(core, Space::Log, MIB, None).unwrap(), "nothing was forgotten");
         bed.clock.advance(QUARTER_MS);
         bed.append("", vec![event(400)], vec![]).unwrap();
         Retainer::default().step(core).unwrap();
         assert_eq!(core.start.get(Topic::Events, 0), 400);
         let before = core.db.fill(Space::Log);
         assert!(before.bytes > 16 * MIB && before.deletions == 400, "{before:?}");
-        assert!(!reclaim(core, Space::Log, u64::MAX).unwrap(), "too little to bother");
-        assert!(reclaim(core, Space::Log, MIB).unwrap());
+        assert!(!reclaim(core, Space::Log, u64::MAX, None).unwrap(), "too little to bother");
+        assert!(!reclaim(core, Space::Log, MIB, Some(-1)).unwrap(), "the disk is full");
+        assert_eq!(core.db.fill(Space::Log).bytes, before.bytes);
+        assert!(reclaim(core, Space::Log, MIB, Some(i64::MAX)).unwrap());
         let after = core.db.fill(Space::Log);
         assert!(after.bytes < MIB && after.items == 1 && after.deletions == 0, "{after:?}");
-        assert!(!reclaim(core, Space::Log, 0).unwrap(), "once");
+        assert!(!reclaim(core, Space::Log, 0, None).unwrap(), "once");
         assert_eq!(crate::log::records(core, Topic::Events, 0, 400, 401).unwrap().count(), 1);
     }
 }
