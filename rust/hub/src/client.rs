@@ -109,20 +109,24 @@ impl HubClient {
         Self::start_subscribed(handle, options).0
     }
 
-    /// The same with all its pushes: the first connection may be made before a later [`HubClient::subscribe`].
-    pub fn start_subscribed(handle: &tokio::runtime::Handle, options: ClientOptions) -> (HubClient, broadcast::Receiver<Push>) {
+    /// The same with all its pushes and every [`HubClient::trouble`]: the first connection may be made, or fail, before a later subscription.
+    pub fn start_subscribed(
+        handle: &tokio::runtime::Handle,
+        options: ClientOptions,
+    ) -> (HubClient, broadcast::Receiver<Push>, watch::Receiver<String>) {
         let (sender, pushes) = broadcast::channel(PUSHES);
+        let (say, trouble) = watch::channel("not connected yet".to_owned());
         let shared = Arc::new(Shared {
             token: Mutex::new(options.token.clone()),
             options,
             link: watch::Sender::new(None),
-            trouble: watch::Sender::new("not connected yet".to_owned()),
+            trouble: say,
             pushes: sender,
             closing: watch::Sender::new(false),
             next_id: AtomicU64::new(1),
         });
         handle.spawn(run(Arc::clone(&shared)));
-        (HubClient { shared }, pushes)
+        (HubClient { shared }, pushes, trouble)
     }
 
     /// Shows this token from the next connection on; the present one stays.

@@ -125,14 +125,23 @@ async fn a_duplicate_with_other_content_changes_the_description_and_no_count() {
     running.stop().await;
 }
 
-/// On one thread, where the connection is made and used before anybody can subscribe to it.
+/// On one thread, where the connection is made and used, or has failed, before anybody could subscribe.
 #[tokio::test]
-async fn who_subscribes_from_the_start_hears_of_the_first_connection() {
+async fn who_subscribes_from_the_start_hears_of_the_first_connection_and_of_the_first_failure() {
     let dir = tempfile::tempdir().unwrap();
+    let start = || {
+        let url = format!("unix://{}", dir.path().join("hub.sock").display());
+        let options = ClientOptions { url, token: None, tls_ca: None, name: "all".into(), role: Role::Operator };
+        HubClient::start_subscribed(&tokio::runtime::Handle::current(), options)
+    };
+    let (client, mut pushes, trouble) = start();
+    let mut failed = client.trouble();
+    tokio::time::timeout(LIMIT, failed.wait_for(|reason| reason.starts_with("cannot connect"))).await.unwrap().unwrap();
+    assert!(trouble.has_changed().unwrap() && pushes.try_recv().is_err());
+    client.close();
+
     let running = Running::start(config(dir.path()));
-    let url = format!("unix://{}", running.socket.display());
-    let options = ClientOptions { url, token: None, tls_ca: None, name: "all".into(), role: Role::Operator };
-    let (client, mut pushes) = HubClient::start_subscribed(&tokio::runtime::Handle::current(), options);
+    let (client, mut pushes, _) = start();
     client.wait_connected(LIMIT).await.unwrap();
     ask(&client, "jobs", json!({})).await;
     assert_eq!(pushes.try_recv(), Ok(Push::Connected));

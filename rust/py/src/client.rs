@@ -75,8 +75,8 @@ impl HubClient {
             .build()
             .map_err(|error| CoreError::new("internal", "RUNTIME", error.to_string()))?;
         let queue = Arc::new(Queue::new()?);
-        let (client, pushes) = fetchbox_hub::HubClient::start_subscribed(runtime.handle(), options);
-        runtime.spawn(forward_pushes(client.trouble(), pushes, Arc::clone(&queue)));
+        let (client, pushes, trouble) = fetchbox_hub::HubClient::start_subscribed(runtime.handle(), options);
+        runtime.spawn(forward_pushes(pushes, trouble, Arc::clone(&queue)));
         Ok(Self {
             guard: Guard::new(),
             client,
@@ -393,7 +393,7 @@ fn object<T: serde::Serialize>(reply: &T) -> Result<Reply, HubError> {
     serde_json::to_value(reply).map(Reply::Object).map_err(|error| HubError::Invalid(error.to_string()))
 }
 
-async fn forward_pushes(mut trouble: watch::Receiver<String>, mut pushes: broadcast::Receiver<Push>, queue: Arc<Queue<Completed>>) {
+async fn forward_pushes(mut pushes: broadcast::Receiver<Push>, mut trouble: watch::Receiver<String>, queue: Arc<Queue<Completed>>) {
     loop {
         let push = tokio::select! {
             push = pushes.recv() => push,
