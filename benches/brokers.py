@@ -15,7 +15,7 @@ from fetchbox.bench.results import Result
 def main() -> int:
     """Runs both, as often as asked for."""
     made = parser(__doc__)
-    made.add_argument("--tasks", type=int, default=200_000, help="files to download in each run; fewer measure how it begins and ends")
+    made.add_argument("--tasks", type=int, default=200_000, help="files to download in each run")
     made.add_argument("--size", type=int, default=10 << 10, help="bytes of a file")
     made.add_argument("--per-job", type=int, default=pipeline.PER_JOB, help="resources a job")
     made.add_argument("-j", "--concurrency", type=int, default=64)

@@ -24,7 +24,7 @@ def say(line: str) -> None:
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Arguments that every script has."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--rounds", type=int, default=3, help="alternating rounds; medians are reported (default 3)")
+    made.add_argument("--rounds", type=int, default=3, help="alternating rounds; medians are reported (default %(default)s)")
     made.add_argument("--quick", action="store_true", help="a tenth of the work, one round: does it run at all")
     made.add_argument("--results", type=Path, default=RESULTS, help="directory for the result files (default benches/results)")
     made.add_argument("--no-write", action="store_true", help="print only")

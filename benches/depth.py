@@ -24,7 +24,7 @@ def main() -> int:
     made.add_argument("-j", "--concurrency", type=int, default=64)
     made.set_defaults(rounds=1)
     arguments = made.parse_args()
-    scale = 50 if arguments.quick else 1
+    scale, rounds = (50, 1) if arguments.quick else (1, arguments.rounds)
     parameters = {
         "concurrency": arguments.concurrency,
         "drain seconds": arguments.drain_seconds,
@@ -34,7 +34,7 @@ def main() -> int:
     suffix = (f"-{arguments.rate:g}" if arguments.rate else "") + ("-quick" if arguments.quick else "")
     queued, settled = (
         Result(f"depth{suffix}", parameters, HERE),
-        Result(f"settled{suffix}", {**parameters, "jobs/s asked": arguments.rate or "all", "rounds": arguments.rounds}, HERE),
+        Result(f"settled{suffix}", {**parameters, "jobs/s asked": arguments.rate or "all", "rounds": rounds}, HERE),
     )
     for depth in (int(text) for text in arguments.depths.split(",") if text):
         plan = pipeline.Depth(
@@ -43,7 +43,7 @@ def main() -> int:
         queued.rows.append(pipeline.depth(plan, say))
     if arguments.settled:
         plan_settled = pipeline.Settled(arguments.settled // scale, arguments.rate, events=arguments.events, disk=arguments.disk)
-        settled.rounds.extend(pipeline.settled_jobs(plan_settled, say) for _ in range(1 if arguments.quick else arguments.rounds))
+        settled.rounds.extend(pipeline.settled_jobs(plan_settled, say) for _ in range(rounds))
         settled.rows.append(table.medians(settled.rounds))
     return max((finish(result, arguments) for result in (queued, settled) if result.rows), default=1)
 

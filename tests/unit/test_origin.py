@@ -18,6 +18,7 @@ import pytest
 
 from fetchbox.origin import Origin, content, content_sha256, free_port
 from fetchbox.origin.pattern import BLOCK, blocks
+from fetchbox.origin.ports import LOWEST, RANGE, TRIES
 from fetchbox.origin.routes import ROUTES
 from fetchbox.testing import running_origin, wait_until, wait_until_async
 
@@ -270,11 +271,12 @@ def test_a_port_that_is_taken_is_an_error() -> None:
         pass
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_free_port_is_none_of_those_that_connections_take_by_themselves(host: str) -> None:
-    ports = [free_port(host) for _ in range(200)]
+def test_a_free_port_is_none_of_those_that_connections_take_by_themselves() -> None:
+    if int(RANGE.read_text().split()[0]) <= LOWEST + TRIES:
+        pytest.skip("this system gives away almost all ports by itself")
+    ports = [free_port() for _ in range(200)]
     assert len(set(ports)) == len(ports)
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server:
         assert max(ports) < server.getsockname()[1]
 
 

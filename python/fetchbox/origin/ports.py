@@ -8,7 +8,9 @@ import socket
 from pathlib import Path
 
 RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""First and last of the ports that the system gives away by itself, for IPv6 too."""
 LOWEST = 10_000
+"""Below it services have their ports."""
 TRIES = 100
 
 _given: set[int] = set()
